@@ -1,0 +1,41 @@
+"""Train several PyTorch models with several losses, in the fewest backward passes.
+
+Declare models, losses and which loss trains which (``Joint``), or replace ``loss.backward()`` in a
+loop of your own (``backward``, ``grad``). ``weighting`` holds the rules for combining losses.
+"""
+
+from cograd import errors as errors
+from cograd import weighting as weighting
+from cograd._backward import backward as backward
+from cograd._backward import grad as grad
+from cograd._joint import Joint as Joint
+from cograd._joint import StepPlan as StepPlan
+from cograd._models import Models as Models
+from cograd._phase import Phase as Phase
+from cograd._phase import alternate as alternate
+from cograd._phase import together as together
+from cograd._plan import Pass as Pass
+from cograd._plan import Plan as Plan
+from cograd._report import Report as Report
+from cograd._report import StepReport as StepReport
+from cograd.errors import CogradError as CogradError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CogradError",
+    "Joint",
+    "Models",
+    "Pass",
+    "Phase",
+    "Plan",
+    "Report",
+    "StepPlan",
+    "StepReport",
+    "alternate",
+    "backward",
+    "errors",
+    "grad",
+    "together",
+    "weighting",
+]

@@ -1,0 +1,208 @@
+"""Run a plan: fill ``.grad``, or return the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cograd._losses import LossLike, check_mapping, evaluate, no_graph
+from cograd._plan import Pass, Plan, Planner
+from cograd._report import Report
+from cograd._routes import Trains, check_loss_names, parse_trains
+from cograd._weights import Weight, Weights, cotangent
+from cograd.errors import LossError, ModelError, RouteError, WeightingError, quoted
+from cograd.weighting import Stateful, Weighting
+
+Parameters = nn.Module | Iterable[Tensor]
+
+
+def run(
+    plan: Plan,
+    losses: dict[str, Tensor],
+    weights: Mapping[str, Weight],
+    parameters: Mapping[str, Sequence[Tensor]],
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> None:
+    """Accumulate the gradients of ``plan`` into ``.grad``.
+
+    Takes out of ``losses`` each one that no later pass needs, so that its graph is freed even where
+    it was retained.
+    """
+    for p in plan.passes:
+        torch.autograd.backward(
+            [losses[name] for name in p.losses],
+            [cotangent(losses[name], weights[name]) for name in p.losses],
+            retain_graph=p.retain or retain_graph or create_graph,
+            create_graph=create_graph,
+            inputs=None if plan.whole else [t for model in p.models for t in parameters[model]],
+        )
+        for name in p.ends:
+            del losses[name]
+
+
+def backward(
+    losses: Mapping[str, LossLike],
+    *,
+    models: Mapping[str, Parameters] | None = None,
+    trains: Trains | None = None,
+    weights: Mapping[str, float] | None = None,
+    weighting: Weighting | Stateful | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> Report:
+    """Differentiate several losses, each for the models that it trains, in the fewest passes.
+
+    Accumulates into ``.grad``, as ``Tensor.backward`` does, and can stand wherever that call stands.
+    All gradients are taken before any optimizer steps, so a step cannot spoil a later backward.
+
+    Args:
+        losses: name -> scalar tensor, a callable that gives one, or None if it is absent.
+        models: name -> module, or its parameters. Needed for ``trains``.
+        trains: loss -> name or names of the models that it trains; a loss without an entry trains
+            every parameter that it reaches.
+        weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
+        weighting: a rule for the weights. One that remembers earlier steps is wrapped once:
+            ``balance = cograd.weighting.Stateful(rule)``.
+        retain_graph: keep the graph for another backward.
+        create_graph: make the gradients differentiable.
+
+    Returns:
+        The detached losses, the weights, and the plan that ran.
+
+    Raises:
+        LossError: a loss is not a floating scalar with a graph.
+        RouteError: an unknown name, or a loss that reaches a parameter of no model.
+        UnreachedError: a loss reaches no parameter of a model that it is declared to train.
+        WeightingError: a weight is not a finite number, or the rule cannot be used here.
+
+    >>> gen, disc = nn.Linear(2, 2), nn.Linear(2, 1)
+    >>> score = disc(gen(torch.randn(8, 2))).mean()
+    >>> report = cograd.backward(
+    ...     {"disc": score, "gen": -score},
+    ...     models={"disc": disc, "gen": gen},
+    ...     trains={"disc": "disc", "gen": "gen"},
+    ... )
+    >>> print(report.plan)
+    2 backward passes: disc reaches gen without training it; gen reaches disc without training it
+      1. disc -> disc
+      2. gen -> gen
+    """
+    present, factors, plan, groups, rule = _prepare(losses, _named(models or {}), trains, weights, weighting)
+    report = _report(present, factors, plan)
+    run(plan, present, factors, groups, retain_graph, create_graph)
+    rule.commit()
+    return report
+
+
+def grad(
+    losses: Mapping[str, LossLike],
+    *,
+    models: Mapping[str, Parameters],
+    trains: Trains | None = None,
+    weights: Mapping[str, float] | None = None,
+    weighting: Weighting | Stateful | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> dict[str, dict[str, Tensor | None]]:
+    """The gradients that :func:`backward` would add, without touching any ``.grad``.
+
+    Args:
+        losses: as in :func:`backward`, and so are the other arguments.
+        models: name -> module, or its parameters.
+
+    Returns:
+        Model -> parameter name -> gradient of the parameter's shape; None where no loss reaches it.
+        Parameters given as an iterable are named by their position, ``"0"``, ``"1"``, ...
+
+    Raises:
+        CogradError: as :func:`backward`.
+
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> cograd.grad({"sum": net(torch.tensor([[1.0, 3.0]])).sum()}, models={"net": net})
+    {'net': {'weight': tensor([[1., 3.]])}}
+    """
+    named = _named(models)
+    present, factors, plan, groups, rule = _prepare(losses, named, trains, weights, weighting)
+    total: dict[int, Tensor] = {}
+    for p in plan.passes:
+        inputs = [t for model in p.models for t in groups[model]]
+        gradients = torch.autograd.grad(
+            [present[name] for name in p.losses],
+            inputs,
+            [cotangent(present[name], factors[name]) for name in p.losses],
+            retain_graph=p.retain or retain_graph or create_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        for t, g in zip(inputs, gradients, strict=True):
+            if g is not None:
+                total[id(t)] = total[id(t)] + g if id(t) in total else g
+    rule.commit()
+    return {name: {key: total.get(id(t)) for key, t in tensors.items()} for name, tensors in named.items()}
+
+
+def _prepare(
+    losses: Mapping[str, LossLike],
+    models: Mapping[str, Mapping[str, Tensor]],
+    trains: Trains | None,
+    weights: Mapping[str, float] | None,
+    weighting: Weighting | Stateful | None,
+) -> tuple[dict[str, Tensor], dict[str, Weight], Plan, dict[str, list[Tensor]], Weights]:
+    """Everything that is decided before the first pass."""
+    losses = check_mapping(losses)
+    if trains and not models:
+        raise RouteError("trains names models, so models= is needed too: name -> module.")
+    groups = {name: [t for t in named.values() if t.requires_grad] for name, named in models.items()}
+    routes = parse_trains(trains, groups)
+    check_loss_names({name: f"trains[{name!r}]" for name in routes}, losses, RouteError)
+    check_loss_names({name: f"weights[{name!r}]" for name in weights or {}}, losses, WeightingError)
+    if isinstance(weighting, Weighting) and weighting.remembers:
+        raise WeightingError(
+            f"{type(weighting).__name__} remembers earlier steps, and a function has no place for that. Make it "
+            f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}); then weighting=balance."
+        )
+    factors = Weights(weights, weighting)
+    step = weighting.steps if isinstance(weighting, Stateful) else 0
+    before = factors.before(losses, step)
+    present = {}
+    for name, value in losses.items():
+        loss = evaluate(name, value) if before[name] else None
+        if loss is not None:
+            if not loss.requires_grad:
+                raise no_graph(name, loss)
+            present[name] = loss
+    if not present:
+        raise LossError(f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present.")
+    if all(set(routes.get(name, groups)) == set(groups) for name in present):
+        only = Pass(tuple(present), tuple(groups), ends=tuple(present))
+        plan = Plan((only,), "every loss trains every model that it reaches", whole=True)
+    else:
+        plan = Planner(groups, routes).plan(present)
+    return present, factors.of(present, before, step), plan, groups, factors
+
+
+def _report(losses: Mapping[str, Tensor], weights: Mapping[str, Weight], plan: Plan) -> Report:
+    detached = {k: w.detach() if isinstance(w, Tensor) else w for k, w in weights.items()}
+    return Report({name: loss.detach() for name, loss in losses.items()}, detached, plan)
+
+
+def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
+    """Model -> parameter name -> parameter. Reads every iterable once."""
+    if not isinstance(models, Mapping):
+        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {type(models).__name__}.')
+    named: dict[str, dict[str, Tensor]] = {}
+    for name, model in models.items():
+        if isinstance(model, nn.Module):
+            named[name] = {key: p for key, p in model.named_parameters()}
+            continue
+        tensors = list(model) if isinstance(model, Iterable) and not isinstance(model, str | Mapping) else []
+        if not tensors or not all(isinstance(t, Tensor) and t.is_leaf for t in tensors):
+            raise ModelError(
+                f"models[{name!r}] must be a module or its parameters; found {type(model).__name__} with none. "
+                "(A generator can be read only once: pass the module, or a list.)"
+            )
+        named[name] = {str(i): t for i, t in enumerate(tensors)}
+    return named

@@ -1,0 +1,299 @@
+"""Joint: models, losses, optimizers and phases, made into one correct step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cograd._losses import check_mapping, evaluate
+from cograd._models import Models, check_models, trainable
+from cograd._optimizers import Optimizers, build_optimizers, check_ownership, members
+from cograd._phase import Phase
+from cograd._plan import Plan
+from cograd._report import StepReport
+from cograd._routes import Trains, model_names, parse_trains
+from cograd._state import load_state, save_state
+from cograd._update import Losses, Setup, Update
+from cograd._weights import Weights
+from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, WeightingError, quoted, unknown
+from cograd.weighting import Weighting
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step will run. ``print`` it.
+
+    Attributes:
+        phases: each phase with its plan; None if it depends on a graph that has not been seen yet.
+    """
+
+    phases: tuple[tuple[Phase, Plan | None], ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for i, (phase, plan) in enumerate(self.phases, 1):
+            lines.append(f"phase {i}: {phase}")
+            text = str(plan) if plan else "the passes follow from the graph: run a step first, or give plan() a batch"
+            lines += [f"  {line}" for line in text.splitlines()]
+        return "\n".join(lines)
+
+
+class Joint:
+    """Several models, several losses, and which loss trains which model, as one step.
+
+    A step runs its phases in turn. A phase evaluates the losses once, takes every gradient that is
+    declared and no other, in the fewest backward passes, and only then steps the optimizers. So no
+    loss leaks into another's model, and no step spoils a backward.
+
+    If a phase raises, then parameters, ``.grad``, optimizers, weighting state, counters and flags
+    are as before the phase; phases that were completed stay applied. Buffers and the random state
+    are not rolled back. After a phase, ``.grad`` of the models that it updated is None.
+
+    Args:
+        models: name -> module. No two may share parameters.
+        losses: ``losses(models, batch)`` returns name -> scalar tensor, or -> a callable that gives
+            one (called only in phases that need it), or -> None (absent from this batch). The first
+            batch must return every name that ``trains``, ``weights`` or a phase mentions.
+        trains: loss -> name or names of the models that it trains; a loss without an entry trains
+            every model that it reaches.
+        optimizers: name -> optimizer (names are free), one optimizer, or a factory such as
+            ``partial(Adam, lr=1e-3)`` that is called per model with a list of its parameters.
+            Together they hold every trainable parameter exactly once.
+        weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
+        weighting: a rule for the weights; each phase keeps its own state of it.
+        phases: one phase or several; by default one that updates all models at once.
+        check: when a loss that is NaN or infinite is noticed: ``"now"``, before any parameter of
+            the phase moves (one synchronisation per phase on a GPU); ``"late"``, when the phase
+            runs next; or ``"off"``.
+        grad_norms: report the 2-norm of each model's gradient.
+        freeze_buffers: put back the buffers (running statistics) of frozen models after each phase.
+
+    Raises:
+        ModelError, OptimizerError, RouteError, PhaseError, WeightingError: the declaration does not
+            hold together. The message lists what, and what to do.
+
+    Attributes:
+        models: the models, by attribute or item.
+        optimizers: name -> optimizer.
+        phases: the phases, in order.
+        steps: batches seen.
+        updates: model -> how often it was updated.
+
+    >>> from functools import partial
+    >>> gen, disc = nn.Linear(4, 2), nn.Linear(2, 1)
+    >>> def losses(m, batch):
+    ...     fake = m.gen(torch.randn(len(batch), 4))
+    ...     return {"disc": lambda: m.disc(fake).mean() - m.disc(batch).mean(),
+    ...             "gen": lambda: -m.disc(fake).mean()}
+    >>> joint = cograd.Joint(
+    ...     models={"gen": gen, "disc": disc},
+    ...     losses=losses,
+    ...     trains={"disc": "disc", "gen": "gen"},
+    ...     optimizers=partial(torch.optim.Adam, lr=1e-3),
+    ...     phases=cograd.alternate("disc", "gen"),
+    ... )
+    >>> report = joint.step(torch.randn(8, 2))
+    >>> list(report.losses), joint.updates
+    (['disc', 'gen'], {'gen': 1, 'disc': 1})
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, nn.Module],
+        losses: Losses,
+        optimizers: Optimizers,
+        trains: Trains | None = None,
+        weights: Mapping[str, float] | None = None,
+        weighting: Weighting | None = None,
+        phases: Phase | Iterable[Phase] | None = None,
+        check: str = "now",
+        grad_norms: bool = False,
+        freeze_buffers: bool = False,
+    ) -> None:
+        check_models(models)
+        if not callable(losses):
+            raise LossError(f"losses must be a function losses(models, batch); found {type(losses).__name__}.")
+        if check not in ("now", "late", "off"):
+            raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
+        routes = parse_trains(trains, models.keys())
+        self._modules = dict(models.items())
+        self.models = Models(self._modules)
+        self.optimizers: dict[str, Optimizer] = build_optimizers(optimizers, self._modules)
+        check_ownership(self._modules, self.optimizers)
+        self.phases = _phases(phases, self._modules)
+        self.steps = 0
+        self.updates = dict.fromkeys(self._modules, 0)
+
+        declared = {name: f"weights[{name!r}]" for name in weights or {}}
+        declared |= {name: f"trains[{name!r}]" for name in routes}
+        for phase in self.phases:
+            declared |= {name: f"the phase '{phase}'" for name in phase.losses or ()}
+        fixed = Weights(weights, None).fixed
+        self._setup = Setup(self.models, losses, routes, declared, self.optimizers, check, grad_norms, freeze_buffers)
+        self._updates: list[Update] = []
+        for phase in self.phases:
+            rule = Weights(fixed, phase.weighting or weighting)
+            self._updates.append(Update(self._setup, phase, rule, self._updates))
+        _check_closures(self._updates)
+        self._everything = [p for model in self._modules.values() for p in model.parameters()]
+        self._bound_to = self._flags()
+
+    def step(self, batch: Any) -> StepReport:
+        """Run the phases that are due on ``batch``.
+
+        Returns:
+            Losses, weights and plans of each phase, as tensors that nothing has waited for.
+
+        Raises:
+            GradModeError: gradients are switched off around the call.
+            LossError, UnreachedError, RouteError, PassError: a loss is not as declared.
+            NonFiniteLossError: a loss is NaN or infinite (see ``check``).
+            PartialStepError: an optimizer failed; every other error leaves its phase undone.
+        """
+        if not torch.is_grad_enabled():
+            raise GradModeError(
+                "step() needs gradients, but is called inside no_grad or inference_mode. Call it outside; to only look "
+                "at the losses, use evaluate()."
+            )
+        if self._flags() != self._bound_to:
+            self._bind()
+        reports = []
+        for update in self._updates:
+            if update.phase.due(self.steps):
+                for _ in range(update.phase.repeat):
+                    report = update(batch, self.steps)
+                    for name in report.models:
+                        self.updates[name] += 1
+                    reports.append(report)
+        self.steps += 1
+        return StepReport(reports)
+
+    def evaluate(self, batch: Any) -> dict[str, Tensor]:
+        """The raw losses on ``batch``, without gradients or steps, with the models in eval mode.
+
+        Every callable is evaluated; absent losses are left out. Modes and flags are put back.
+        Parameters are frozen rather than gradients switched off, so that a loss which itself calls
+        ``torch.autograd.grad`` (a gradient penalty) can be evaluated too.
+        """
+        modules = [module for model in self._modules.values() for module in model.modules()]
+        training = [module for module in modules if module.training]
+        frozen = [p for p in self._everything if p.requires_grad]
+        try:
+            for model in self._modules.values():
+                model.eval()
+            for p in frozen:
+                p.requires_grad = False
+            returned = check_mapping(self._setup.losses(self.models, batch))
+            values = {name: evaluate(name, loss) for name, loss in returned.items()}
+        finally:
+            for p in frozen:
+                p.requires_grad = True
+            for module in training:
+                module.training = True
+        return {name: loss.detach() for name, loss in values.items() if loss is not None}
+
+    def plan(self, batch: Any = None) -> StepPlan:
+        """Which backward passes each phase runs, and why.
+
+        Args:
+            batch: evaluate the losses on this batch to find out. Buffers and torch's random state are put
+                back. Without one, a phase that has not run yet is shown as open.
+
+        >>> a, b = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> joint = cograd.Joint(
+        ...     models={"a": a, "b": b},
+        ...     losses=lambda m, x: {"a": m.a(x).mean(), "both": (m.a(x) * m.b(x)).mean()},
+        ...     trains={"both": "b"},
+        ...     optimizers=torch.optim.SGD,
+        ... )
+        >>> print(joint.plan(torch.randn(8, 2)))
+        phase 1: update a, b
+          2 backward passes: both reaches a without training it
+            1. a -> a
+            2. both -> b
+        """
+        if batch is None:
+            return StepPlan(tuple((update.phase, update.plan) for update in self._updates))
+        return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self._updates))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the random state and the loader.
+
+        Plain tensors, numbers, strings and containers, so that ``torch.load(..., weights_only=True)``
+        can read it. The tensors are the live ones, as in ``nn.Module.state_dict``.
+        """
+        return save_state(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state`` was taken, bit for bit.
+
+        Raises:
+            StateError: it belongs to another configuration. Lists every difference; nothing is loaded.
+        """
+        load_state(self, state)
+        self._bind()
+
+    def _flags(self) -> tuple[list[bool], list[int]]:
+        """What, when it changes, means that the phases must look at their parameters anew."""
+        groups = [len(group["params"]) for o in self.optimizers.values() for group in o.param_groups]
+        return [p.requires_grad for p in self._everything], groups
+
+    def _bind(self) -> None:
+        check_models(self._modules)
+        check_ownership(self._modules, self.optimizers)
+        self._everything = [p for model in self._modules.values() for p in model.parameters()]
+        for update in self._updates:
+            update.bind()
+        self._bound_to = self._flags()
+
+
+def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Module]) -> tuple[Phase, ...]:
+    trained = [name for name, model in models.items() if trainable(model)]
+    if phases is None:
+        if not trained:
+            raise PhaseError(f"None of the models {quoted(models)} has a parameter that requires grad.")
+        return (Phase(trained),)
+    chosen = (phases,) if isinstance(phases, Phase) else tuple(phases)
+    for phase in chosen:
+        if not isinstance(phase, Phase):
+            raise PhaseError(f"phases holds Phase objects, or what alternate() and together() return; found {phase!r}.")
+        for name in phase.models:
+            if name not in models:
+                raise PhaseError(f"The phase '{phase}' names model {name!r}. {unknown('models', name, models)}")
+            if name not in trained:
+                raise PhaseError(f"The phase '{phase}' updates {name!r}, which has no parameter that requires grad.")
+    idle = [name for name in trained if not any(name in phase.models for phase in chosen)]
+    if idle:
+        raise PhaseError(
+            f"No phase updates {quoted(idle)}. Give each a phase, or freeze it: model.requires_grad_(False)."
+        )
+    return chosen
+
+
+def _check_closures(updates: Iterable[Update]) -> None:
+    """An optimizer that evaluates the loss itself must have one phase for itself alone."""
+    updates = list(updates)
+    for update in updates:
+        if update.closure is None:
+            continue
+        name = update.closure
+        optimizer, own = update.optimizers[name]
+        if len(update.optimizers) > 1:
+            others = quoted(n for n in update.optimizers if n != name)
+            raise OptimizerError(
+                f"optimizer {name!r} evaluates the losses itself, several times a step, so it cannot share the phase "
+                f"'{update.phase}' with {others}. Give each a phase of its own: cograd.alternate(...)."
+            )
+        if len(own) != len([p for p in members(optimizer) if p.requires_grad]) or any(
+            u is not update and name in u.optimizers for u in updates
+        ):
+            raise OptimizerError(
+                f"optimizer {name!r} evaluates the losses itself and keeps one state for all of its parameters, so the "
+                f"phase '{update.phase}' must update all of its models, and no other phase any of them."
+            )

@@ -1,0 +1,78 @@
+"""Check what the losses function returned, and evaluate what is needed of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cograd.errors import LossError
+
+LossLike = Tensor | Callable[[], Tensor | None] | None
+
+
+def check_mapping(returned: object) -> Mapping[str, LossLike]:
+    """Raises LossError unless ``returned`` maps names to losses."""
+    if isinstance(returned, Mapping):
+        return returned
+    raise LossError(
+        f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
+    )
+
+
+def evaluate(name: str, loss: Any) -> Tensor | None:
+    """The loss as a scalar tensor; None if it is absent.
+
+    Raises:
+        LossError: it is not a scalar of floating type.
+    """
+    if callable(loss) and not isinstance(loss, Tensor):
+        loss = loss()
+    if loss is None:
+        return None
+    if not isinstance(loss, Tensor):
+        remedy = "Do not convert it (float(), .item(), numpy): its graph is gone." if _number(loss) else ""
+        raise LossError(f"loss {name!r} must be a tensor; found {type(loss).__name__} {loss!r}. {remedy}".rstrip())
+    if not loss.is_floating_point():
+        raise LossError(
+            f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
+            "Look for a cast to integers, a comparison, or argmax on the way."
+        )
+    if loss.dim():
+        if loss.numel() != 1:
+            raise LossError(
+                f"loss {name!r} must be one number; found shape {tuple(loss.shape)}. Reduce it: "
+                f"{name}.mean(), or {name}.sum() for a total over the batch."
+            )
+        loss = loss.reshape(())
+    return loss
+
+
+def no_graph(name: str, loss: Tensor) -> LossError:
+    """The error for a loss that cannot be differentiated."""
+    leaf = "is a leaf on which requires_grad was set by hand" if loss.requires_grad else "does not require grad"
+    return LossError(
+        f"loss {name!r} {leaf}, so it can train nothing. Look for what cut it from the models: detach(), .data, "
+        "no_grad, .item(), numpy, a tensor built anew. If it is absent from this batch, return None."
+    )
+
+
+def not_finite(losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]) -> str | None:
+    """A sentence about the first loss or weight that is NaN or infinite. Synchronises once."""
+    tensors = [*losses.values(), *(w for w in weights.values() if isinstance(w, Tensor))]
+    if all([x.is_cpu for x in tensors]):
+        fine = all([math.isfinite(x.item()) for x in tensors])
+    else:
+        fine = bool(torch.isfinite(torch.stack([x.to(tensors[0].device, torch.float32) for x in tensors])).all())
+    if fine:
+        return None
+    seen = {f"loss {name!r}": loss for name, loss in losses.items()}
+    seen |= {f"the weight of loss {name!r}": w for name, w in weights.items() if isinstance(w, Tensor)}
+    return next(f"{what} is {x.item()}" for what, x in seen.items() if not math.isfinite(x.item()))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float | complex) or hasattr(value, "__float__")

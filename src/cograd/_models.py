@@ -1,0 +1,122 @@
+"""Named models: what the losses function receives, and the checks that they can be trained apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from cograd.errors import ModelError, report, unknown
+
+_WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
+
+
+class Models:
+    """The models by name: ``models.gen`` or ``models["gen"]``. Iterating gives the names.
+
+    >>> models = Models({"gen": nn.Linear(2, 3), "disc": nn.Linear(3, 1)})
+    >>> models.gen is models["gen"], list(models), len(models)
+    (True, ['gen', 'disc'], 2)
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+        self.__dict__.update(models)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name] if name in self.__dict__ else self.__getattr__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"There is no model {name!r}. {unknown('models', name, self.__dict__)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Models({', '.join(f'{name}={type(model).__name__}' for name, model in self.__dict__.items())})"
+
+
+def check_models(models: Any) -> None:
+    """Refuse models whose parameters cannot be told apart, or do not exist yet.
+
+    Raises:
+        ModelError: lists every problem, each with its remedy.
+    """
+    if not isinstance(models, Mapping | nn.ModuleDict) or not models:
+        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {_found(models)}.')
+    problems = []
+    for name, model in models.items():
+        if not isinstance(name, str) or not name:
+            problems.append(f"A model's name is a non-empty string; found {name!r}.")
+        if isinstance(model, nn.Module):
+            problems += _unfit(str(name), model)
+        else:
+            problems.append(f"models[{name!r}] must be an nn.Module (its state is saved too); found {_found(model)}.")
+    if not problems:
+        problems = _overlaps(models)
+    if problems:
+        raise ModelError(report(problems))
+
+
+def _unfit(name: str, model: nn.Module) -> Iterator[str]:
+    for module in model.modules():
+        kind = type(module)
+        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+            yield (
+                f"models[{name!r}] is wrapped in {kind.__name__}, which synchronises gradients for one backward pass "
+                "over all of its parameters; cograd may need several. Pass the module that it wraps."
+            )
+    for key, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            yield f"{name}.{key} is lazy and has no shape yet. Run one batch through {name!r} first."
+        elif getattr(parameter, "_post_accumulate_grad_hooks", None) or hasattr(parameter, "_in_backward_optimizers"):
+            yield (
+                f"{name}.{key} has a hook that acts as soon as its gradient arrives (an optimizer in backward?), "
+                "before the gradients of the phase are complete. Remove the hook."
+            )
+
+
+def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
+    owner_of_module: dict[int, str] = {}
+    for name, model in models.items():
+        owner_of_module.setdefault(id(model), name)
+    problems, inside = [], set()
+    for name, model in models.items():
+        for path, module in model.named_modules():
+            other = owner_of_module.get(id(module))
+            if other not in (None, name):
+                inside |= {(name, other), (other, name)}
+                where = f"is {name}.{path}, inside" if path else "is the same module as"
+                problems.append(
+                    f"models[{other!r}] {where} models[{name!r}], so their parameters cannot be updated apart. "
+                    f"Name the parts of {name!r} instead of the whole, or take {other!r} out."
+                )
+    owner: dict[int, tuple[str, str]] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for name, model in models.items():
+        for key, parameter in model.named_parameters():
+            first, first_key = owner.setdefault(id(parameter), (name, key))
+            if first != name and (first, name) not in inside:
+                shared.setdefault((first, name), []).append(f"{first}.{first_key} is {name}.{key}")
+    for (first, name), keys in shared.items():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        problems.append(
+            f"models[{first!r}] and models[{name!r}] share parameters ({keys[0]}{more}). "
+            f"Name the shared part as a model of its own and leave it out of {first!r} and {name!r}."
+        )
+    return problems
+
+
+def trainable(model: nn.Module) -> list[Tensor]:
+    """The parameters of ``model`` that require grad."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _found(value: object) -> str:
+    if isinstance(value, Iterator):
+        return f"a {type(value).__name__}, which can be read only once"
+    return f"{type(value).__name__}" + (f" {value!r}" if isinstance(value, str | int | float | dict) else "")

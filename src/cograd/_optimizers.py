@@ -1,0 +1,109 @@
+"""Who owns which parameter: every trainable one is in exactly one optimizer, and no stranger is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cograd._models import trainable
+from cograd.errors import OptimizerError, report
+
+Optimizers = Mapping[str, Optimizer] | Optimizer | Callable[[list[Tensor]], Optimizer]
+
+
+def build_optimizers(optimizers: Any, models: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
+    """A mapping as it is, one optimizer under the name ``"optimizer"``, or a factory called per model.
+
+    Raises:
+        OptimizerError: something in it is not an optimizer.
+    """
+    if isinstance(optimizers, Mapping):
+        built = dict(optimizers)
+    elif _is_optimizer(optimizers):
+        built = {"optimizer": optimizers}
+    elif callable(optimizers):
+        built = {name: optimizers(params) for name, model in models.items() if (params := trainable(model))}
+    else:
+        built = {"optimizers": optimizers}
+    problems = [
+        f"optimizers[{name!r}] must be a torch.optim.Optimizer; found {type(optimizer).__name__}."
+        + (" A factory is given for all models at once: optimizers=factory." if callable(optimizer) else "")
+        for name, optimizer in built.items()
+        if not _is_optimizer(optimizer)
+    ]
+    if problems:
+        raise OptimizerError(report(problems))
+    return built
+
+
+def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+    """Every trainable parameter is in exactly one optimizer, and every optimizer's parameter in a model.
+
+    Raises:
+        OptimizerError: lists every model and optimizer for which that does not hold.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, optimizer in optimizers.items():
+        for parameter in members(optimizer):
+            owners.setdefault(id(parameter), []).append(name)
+
+    known, problems = {}, []
+    for model_name, model in models.items():
+        orphans, twice = [], []
+        for key, parameter in model.named_parameters():
+            known[id(parameter)] = f"{model_name}.{key}"
+            mine = owners.get(id(parameter), [])
+            if not mine and parameter.requires_grad:
+                orphans.append(f"{model_name}.{key}")
+            elif len(mine) > 1:
+                twice.append(f"{model_name}.{key} ({' and '.join(map(repr, mine))})")
+        if orphans:
+            problems.append(
+                f"{_some(orphans)} of model {model_name!r} can be trained but is in no optimizer. Add it to one, or "
+                "freeze it with requires_grad_(False)."
+            )
+        if twice:
+            problems.append(f"{_some(twice)} is in more than one optimizer, so it would step twice. Keep it in one.")
+
+    for name, optimizer in optimizers.items():
+        strangers = [parameter for parameter in members(optimizer) if id(parameter) not in known]
+        if strangers:
+            shape = tuple(strangers[0].shape)
+            twins = [
+                f"{model_name}.{key}"
+                for model_name, model in models.items()
+                for key, parameter in model.named_parameters()
+                if tuple(parameter.shape) == shape and id(parameter) not in owners
+            ]
+            copy = (
+                f" It has the shape of {twins[0]}: was the model copied after the optimizer was made?" if twins else ""
+            )
+            problems.append(
+                f"optimizers[{name!r}] holds {len(strangers)} parameter(s) of no model, the first of shape {shape}.{copy} "
+                "Name the module that owns it as a model too, or make the optimizer from the models' parameters."
+            )
+    if problems:
+        raise OptimizerError(report(problems))
+
+
+def members(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of all groups, those that were added later too."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Does ``optimizer.step`` evaluate the loss itself, as LBFGS does?"""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Optimizer) or (hasattr(value, "param_groups") and not isinstance(value, type))
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"

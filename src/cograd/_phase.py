@@ -1,0 +1,120 @@
+"""A phase: one simultaneous update of some models. Everything that alternates is a list of phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from cograd.errors import PhaseError, report, unknown
+from cograd.weighting import Weighting
+
+
+@final
+@dataclass(frozen=True)
+class Phase:
+    """Evaluate the losses once, differentiate, then step these models. All others are frozen.
+
+    Args:
+        models: a name, or several.
+        every: run on each ``every``-th batch: 5 means batches 5, 10, 15, ...
+        repeat: run so often on the same batch, evaluating the losses anew each time.
+        start: the first step (batches seen before) in which it runs.
+        stop: the step from which on it no longer runs; None for never.
+        losses: the losses that count here; None for all that train one of these models.
+        weighting: a rule for this phase instead of the one given to ``Joint``.
+
+    Raises:
+        PhaseError: a number is out of range, or there is no model.
+
+    >>> critic = Phase("critic", repeat=3)
+    >>> [step for step in range(12) if Phase("gen", every=5).due(step)]
+    [4, 9]
+    """
+
+    models: str | Iterable[str]
+    every: int = 1
+    repeat: int = 1
+    start: int = 0
+    stop: int | None = None
+    losses: str | Iterable[str] | None = None
+    weighting: Weighting | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", _names(self.models))
+        if self.losses is not None:
+            object.__setattr__(self, "losses", _names(self.losses))
+        problems = []
+        if not self.models:
+            problems.append("a phase updates at least one model; found none.")
+        if self.losses is not None and not self.losses:
+            problems.append("losses must name at least one loss, or be None for all; found none.")
+        for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", self.start + 1)):
+            value = getattr(self, field)
+            if value is None and field == "stop":
+                continue
+            if not isinstance(value, int) or value < least:
+                problems.append(f"{field} must be a whole number of at least {least}; found {value!r}.")
+        if problems:
+            raise PhaseError(report([f"{self._call()}: {problem}" for problem in problems]))
+
+    def due(self, step: int) -> bool:
+        """Does it run when ``step`` batches have been seen before?"""
+        return (step + 1) % self.every == 0 and self.start <= step and (self.stop is None or step < self.stop)
+
+    def _call(self) -> str:
+        return f"Phase({', '.join(map(repr, self.models))})"
+
+    def __str__(self) -> str:
+        words = [f"update {', '.join(self.models)}"]
+        if self.every > 1:
+            words.append(f"every {self.every} batches")
+        if self.repeat > 1:
+            words.append(f"{self.repeat} times a batch")
+        if self.start or self.stop is not None:
+            words.append(f"in steps {self.start} to {'the end' if self.stop is None else self.stop - 1}")
+        return ", ".join(words)
+
+
+def alternate(
+    *models: str | Iterable[str], every: Mapping[str, int] | None = None, repeat: Mapping[str, int] | None = None
+) -> list[Phase]:
+    """One phase per argument, in turn. Each re-evaluates the losses, so it sees the updates before it.
+
+    Args:
+        models: names, or tuples of names that are updated together.
+        every: model -> run its phase only on each n-th batch.
+        repeat: model -> run its phase n times a batch.
+
+    Raises:
+        PhaseError: ``every`` or ``repeat`` names a model that is not among ``models``.
+
+    >>> [str(phase) for phase in alternate("critic", "gen", every={"gen": 5})]
+    ['update critic', 'update gen, every 5 batches']
+    """
+    turns = [_names(turn) for turn in models]
+    options: list[dict[str, Any]] = [{} for _ in turns]
+    for key, values in (("every", every or {}), ("repeat", repeat or {})):
+        for name, value in values.items():
+            mine = [option for option, turn in zip(options, turns, strict=True) if name in turn]
+            if not mine:
+                raise PhaseError(
+                    f"alternate({key}=...) names {name!r}, which takes no turn. "
+                    + unknown("turns", name, [name for turn in turns for name in turn])
+                )
+            for option in mine:
+                option[key] = value
+    return [Phase(turn, **option) for turn, option in zip(turns, options, strict=True)]
+
+
+def together(*models: str) -> list[Phase]:
+    """One phase that updates all of ``models`` at once.
+
+    >>> [str(phase) for phase in together("gen", "enc") + alternate("disc")]
+    ['update gen, enc', 'update disc']
+    """
+    return [Phase(models)]
+
+
+def _names(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))

@@ -1,0 +1,213 @@
+"""Plan the fewest backward passes that give exactly the declared gradients of this step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
+
+import torch
+from torch import Tensor
+
+from cograd._cover import bits, fewest
+from cograd._graph import Path, Walk, leads, walk
+from cograd.errors import PassError, RouteError, UnreachedError, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One backward pass: from these losses to the parameters of these models.
+
+    Attributes:
+        losses: names of the losses that are differentiated together.
+        models: names of the models whose parameters receive the gradient.
+        retain: whether a later pass may run some of the same operations, so that they must be kept.
+        ends: the losses that no later pass needs.
+    """
+
+    losses: tuple[str, ...]
+    models: tuple[str, ...]
+    retain: bool = False
+    ends: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.losses)} -> {', '.join(self.models)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The backward passes of one simultaneous update, and why there are that many.
+
+    Attributes:
+        passes: in the order in which they run.
+        why: one sentence for people.
+        idle: losses that reach none of the models.
+        whole: the single pass may write to every leaf of the graph, so autograd needs no list of
+            parameters.
+    """
+
+    passes: tuple[Pass, ...]
+    why: str
+    idle: tuple[str, ...] = ()
+    whole: bool = field(default=False, repr=False)
+
+    def __str__(self) -> str:
+        count = f"{len(self.passes)} backward pass" + ("" if len(self.passes) == 1 else "es")
+        return "\n".join([f"{count}: {self.why}", *(f"  {i}. {p}" for i, p in enumerate(self.passes, 1))])
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """A plan that is legal for every graph, with the paths that rule out a shorter one for this graph."""
+
+    plan: Plan
+    obstacles: tuple[tuple[str, Path, int], ...]
+
+
+class Planner:
+    """Plans for one set of models that are updated at once.
+
+    A pass of losses C to models I is legal iff no loss of C reaches a model of I that it must not
+    train. Where every loss trains every model, no graph is walked. Otherwise the graph of this
+    very step decides, so that a dynamic graph is never misrouted: it is walked, or, where the
+    passes are right whatever the graph is, one path per obstacle shows that fewer would be wrong.
+
+    Args:
+        models: name -> trainable parameters.
+        trains: loss -> the models that it trains; a loss without an entry trains all that it reaches.
+    """
+
+    def __init__(self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]]) -> None:
+        self.models = tuple(models)
+        self.trains = trains
+        self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
+        self._all = (1 << len(self.models)) - 1
+        self._wholes: dict[tuple[str, ...], Plan] = {}
+        self._proofs: dict[tuple[str, ...], _Proof] = {}
+
+    def plan(self, losses: Mapping[str, Tensor]) -> Plan:
+        """The passes for ``losses``, which all require grad.
+
+        A loss that reaches none of the models, and is not declared to, is idle.
+
+        Raises:
+            UnreachedError: a loss reaches no parameter of a model that it is declared to train.
+            RouteError: a loss reaches a trainable ``nn.Parameter`` that belongs to no model.
+            PassError: the graph cannot be differentiated in the passes that are needed.
+        """
+        names = tuple(losses)
+        if plan := self._wholes.get(names):
+            return plan
+        proof = self._proofs.get(names)
+        if proof and all(leads(losses[k], path, m, self.group_of) for k, path, m in proof.obstacles):
+            return proof.plan
+
+        found = walk(list(losses.values()), self.group_of)
+        routes = [self._route(name) for name in names]
+        reach = [found.reach(k) for k in range(len(names))]
+        self._check(names, routes, reach, found)
+        plan = self._passes(names, routes, reach, found)
+        if plan.idle:
+            return plan
+        if all(route == self._all for route in routes):
+            self._wholes[names] = plan
+        elif self._legal_for_any_graph(plan) and not _compiled(found):
+            obstacles = _obstacles(routes, reach, len(plan.passes), found)
+            self._proofs[names] = _Proof(_all_retained(plan), tuple((names[k], path, m) for k, path, m in obstacles))
+        return plan
+
+    def _route(self, loss: str) -> int:
+        if loss not in self.trains:
+            return self._all
+        return sum(1 << i for i, model in enumerate(self.models) if model in self.trains[loss])
+
+    def _passes(self, names: Sequence[str], routes: Sequence[int], reach: Sequence[int], found: Walk) -> Plan:
+        wanted = tuple(a & b for a, b in zip(reach, routes, strict=True))
+        forbidden = tuple(a & ~b for a, b in zip(reach, routes, strict=True))
+        rectangles = fewest(wanted, forbidden)
+        passes = []
+        for i, (losses, models) in enumerate(rectangles):
+            later = {node for c, m in rectangles[i + 1 :] for node in found.executed(bits(c), m)}
+            ends = losses & ~reduce(or_, (c for c, _ in rectangles[i + 1 :]), 0)
+            passes.append(
+                Pass(
+                    losses=tuple(names[k] for k in bits(losses)),
+                    models=tuple(self.models[m] for m in bits(models)),
+                    retain=bool(later) and any(node in later for node in found.executed(bits(losses), models)),
+                    ends=tuple(names[k] for k in bits(ends)),
+                )
+            )
+        if any(p.retain for p in passes):
+            _check_retainable(found)
+        stops = [
+            f"{names[k]} reaches {', '.join(self.models[m] for m in bits(models))} without training it"
+            for k, models in enumerate(forbidden)
+            if models
+        ]
+        why = "; ".join(stops) if stops else "every loss trains every model that it reaches"
+        idle = tuple(name for name, cells in zip(names, wanted, strict=True) if not cells)
+        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops)
+
+    def _legal_for_any_graph(self, plan: Plan) -> bool:
+        return all(set(p.models) <= set(self.trains.get(k, self.models)) for p in plan.passes for k in p.losses)
+
+    def _check(self, names: Sequence[str], routes: Sequence[int], reach: Sequence[int], found: Walk) -> None:
+        for node in found.custom():
+            if type(node).__name__ == "CheckpointFunctionBackward":
+                raise PassError(
+                    "The graph holds a reentrant activation checkpoint, which hides the parameters inside it. "
+                    "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+                )
+        for k, name in enumerate(names):
+            missing = routes[k] & ~reach[k] if name in self.trains else 0
+            if missing:
+                raise UnreachedError(unreached(name, [self.models[m] for m in bits(missing)]))
+        for leaf in found.strays(self.group_of):
+            raise RouteError(
+                f"A loss ({quoted(names)}) reaches a trainable parameter of shape {tuple(leaf.shape)} that belongs to "
+                f"none of the models {quoted(self.models)}, so nothing would train it. Name the module that owns it "
+                "as a model too, or freeze it with requires_grad_(False)."
+            )
+
+
+def unreached(loss: str, models: Sequence[str]) -> str:
+    """The message for a loss that reaches no parameter of ``models``."""
+    return (
+        f"loss {loss!r} is declared to train {quoted(models)}, but no gradient flows from it to any parameter there. "
+        "Look for what cuts the way from the model's output to the loss: detach(), .data, no_grad, .item(), numpy, "
+        "argmax, a tensor built anew. Or take the model out of trains."
+    )
+
+
+def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: Walk) -> list[tuple[int, Path, int]]:
+    """The forbidden cells, with the shortest ways there, that already need as many ``passes`` as all of them."""
+    cells = [(k, found.path(k, m), m) for k, route in enumerate(routes) for m in bits(reach[k] & ~route)]
+    wanted = tuple(a & b for a, b in zip(reach, routes, strict=True))
+    for cell in sorted(cells, key=lambda cell: -len(cell[1])):
+        fewer = [other for other in cells if other is not cell]
+        forbidden = [0] * len(routes)
+        for k, _, m in fewer:
+            forbidden[k] |= 1 << m
+        if len(fewest(wanted, tuple(forbidden))) == passes:
+            cells = fewer
+    return cells
+
+
+def _all_retained(plan: Plan) -> Plan:
+    """``plan`` for a graph that is not walked: any pass may have operations in common with a later one."""
+    *earlier, last = plan.passes
+    return replace(plan, passes=(*(replace(p, retain=True) for p in earlier), last))
+
+
+def _compiled(found: Walk) -> bool:
+    return any(type(node).__name__ == "CompiledFunctionBackward" for node in found.custom())
+
+
+def _check_retainable(found: Walk) -> None:
+    if _compiled(found) and getattr(torch._functorch.config, "donated_buffer", False):
+        raise PassError(
+            "These routes need several backward passes through a compiled module, but torch.compile lets a backward "
+            "pass overwrite what it saved. Set torch._functorch.config.donated_buffer = False before the first call "
+            "of the compiled module, or put the losses into phases of their own."
+        )

@@ -1,0 +1,89 @@
+"""What one step did: tensors until they are read, so that a step forces no synchronisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cograd._plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The losses and weights of one simultaneous update. All tensors are detached scalars.
+
+    Attributes:
+        losses: name -> raw loss.
+        weights: name -> the factor that its gradient was multiplied by.
+        plan: the backward passes that ran.
+        models: the models that were updated.
+        skipped: models whose turn it was, but of whose losses none was present.
+        without_grad: models -> names of trainable parameters that received no gradient.
+        grad_norms: model -> 2-norm of its gradient; empty unless asked for.
+    """
+
+    losses: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor | float]
+    plan: Plan
+    models: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    without_grad: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    grad_norms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def weighted(self) -> dict[str, Tensor]:
+        """Name -> weight x loss, in float32 (or float64, if the loss is)."""
+        return {k: weighted(loss, self.weights[k]) for k, loss in self.losses.items()}
+
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {loss.item():.4g}" for name, loss in self.losses.items())
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """The reports of the phases of one step, in the order in which they ran, and their union.
+
+    Where two phases evaluated the same loss, the union holds the later value.
+    """
+
+    phases: Sequence[Report] = field(default_factory=tuple)
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Name -> raw loss."""
+        return {k: v for phase in self.phases for k, v in phase.losses.items()}
+
+    @property
+    def weighted(self) -> dict[str, Tensor]:
+        """Name -> weight x loss."""
+        return {k: v for phase in self.phases for k, v in phase.weighted.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor | float]:
+        """Name -> the factor that its gradient was multiplied by."""
+        return {k: v for phase in self.phases for k, v in phase.weights.items()}
+
+    @property
+    def grad_norms(self) -> dict[str, Tensor]:
+        """Model -> 2-norm of its gradient."""
+        return {k: v for phase in self.phases for k, v in phase.grad_norms.items()}
+
+    @property
+    def without_grad(self) -> dict[str, tuple[str, ...]]:
+        """Model -> names of trainable parameters that received no gradient."""
+        return {k: v for phase in self.phases for k, v in phase.without_grad.items()}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Models whose turn it was, but of whose losses none was present."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.skipped))
+
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {loss.item():.4g}" for name, loss in self.losses.items())
+
+
+def weighted(loss: Tensor, weight: Tensor | float) -> Tensor:
+    """``weight * loss`` in at least float32: a bfloat16 loss times 0.7 would not be 0.7 of it."""
+    return weight * (loss if loss.element_size() >= 4 else loss.float())

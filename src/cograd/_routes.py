@@ -1,0 +1,64 @@
+"""Which loss trains which model: read the declaration, refuse names that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from cograd.errors import CogradError, RouteError, report, unknown
+
+Trains = Mapping[str, str | Iterable[str]]
+
+
+def model_names(value: str | Iterable[str], where: str, known: Collection[str]) -> tuple[str, ...]:
+    """One name or several as a tuple without repeats.
+
+    Raises:
+        RouteError: a name is not in ``known``, or there is none.
+    """
+    names = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    if not names:
+        raise RouteError(f"{where} is empty: name at least one model. {unknown('models', '', known)}")
+    for name in names:
+        if name not in known:
+            raise RouteError(f"{where} names model {name!r}, which does not exist. {unknown('models', name, known)}")
+    return names
+
+
+def parse_trains(trains: Trains | None, models: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """``trains`` as loss -> model names; a loss without an entry trains all models that it reaches.
+
+    >>> parse_trains({"disc": "disc", "gen": ["gen", "enc"]}, ["gen", "disc", "enc"])
+    {'disc': ('disc',), 'gen': ('gen', 'enc')}
+
+    Raises:
+        RouteError: lists every entry that names an unknown model.
+    """
+    if not isinstance(trains, Mapping | None):
+        raise RouteError(f'trains maps losses to models, as in {{"disc": "disc"}}; found {type(trains).__name__}.')
+    routes, problems = {}, []
+    for loss, value in (trains or {}).items():
+        try:
+            routes[loss] = model_names(value, f"trains[{loss!r}]", models)
+        except RouteError as error:
+            problems.append(str(error))
+    if problems:
+        raise RouteError(report(problems))
+    return routes
+
+
+def check_loss_names(declared: Mapping[str, str], returned: Collection[str], error: type[CogradError]) -> None:
+    """Every declared loss must be among those returned.
+
+    Args:
+        declared: loss name -> where it was declared, for the message.
+        returned: the names that the losses function returned.
+        error: what to raise.
+    """
+    problems = [
+        f"{where} names loss {name!r}, which the losses function did not return. {unknown('losses', name, returned)} "
+        f"If {name!r} is only sometimes there, return it as None when it is not."
+        for name, where in declared.items()
+        if name not in returned
+    ]
+    if problems:
+        raise error(report(problems))

@@ -1,0 +1,75 @@
+"""The factor of each loss: the user's fixed one times the rule's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cograd.errors import WeightingError, report
+from cograd.weighting import Stateful, Weighting
+
+Weight = Tensor | float
+
+
+class Weights:
+    """Fixed factors and, if there is one, a rule.
+
+    Args:
+        fixed: loss name -> finite number; 1 for a loss without an entry.
+        rule: a weighting, with or without a state of its own.
+
+    Raises:
+        WeightingError: a factor is not a finite number.
+    """
+
+    def __init__(self, fixed: Mapping[str, float] | None, rule: Weighting | Stateful | None) -> None:
+        if not isinstance(fixed, Mapping | None):
+            raise WeightingError(f'weights maps losses to numbers, as in {{"gen": 0.5}}; found {type(fixed).__name__}.')
+        self.fixed = dict(fixed or {})
+        problems = [
+            f"weights[{name!r}] must be a finite number; found {w!r}. A weight that changes is a rule: weighting=..."
+            for name, w in self.fixed.items()
+            if not isinstance(w, int | float) or not math.isfinite(w)
+        ]
+        if problems:
+            raise WeightingError(report(problems))
+        self.balance = rule if rule is None or isinstance(rule, Stateful) else Stateful(rule)
+
+    def before(self, names: Iterable[str], step: int) -> dict[str, float]:
+        """What is known before the losses are evaluated. A loss with weight 0 is to be dropped."""
+        if self.balance is None:
+            return {name: self.fixed.get(name, 1.0) for name in names}
+        return {name: w * self.fixed.get(name, 1.0) for name, w in self.balance.before(names, step).items()}
+
+    def of(self, losses: Mapping[str, Tensor], before: Mapping[str, float], step: int) -> dict[str, Weight]:
+        """The weights of the present ``losses``."""
+        if not losses or self.balance is None or not self.balance.rule.needs:
+            return {name: before[name] for name in losses}
+        weights = self.balance.weigh(losses, step)
+        return {name: w if before[name] == 1.0 else w * before[name] for name, w in weights.items()}
+
+    def commit(self) -> None:
+        """The step is done: let the rule remember it."""
+        if self.balance is not None:
+            self.balance.commit()
+
+
+def cotangent(loss: Tensor, weight: Weight) -> Tensor:
+    """The gradient of ``weight * loss`` with respect to ``loss``.
+
+    Bit for bit what autograd computes for the product, without its two extra operations. For half
+    precision the product is that of the loss in float32.
+    """
+    if isinstance(weight, Tensor):
+        return weight.to(device=loss.device, dtype=loss.dtype)
+    return _constant(weight, loss.dtype, loss.device)
+
+
+@lru_cache(maxsize=256)
+def _constant(weight: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(weight, dtype=torch.promote_types(dtype, torch.float32), device=device).to(dtype)

@@ -1,0 +1,111 @@
+"""Every error that cograd raises on purpose.
+
+Each one is also a builtin, so code that knows nothing of cograd can catch it::
+
+    CogradError
+    ├── ModelError (ValueError)              a model, or a parameter's place in one
+    ├── OptimizerError (ValueError)          who owns which parameter
+    ├── RouteError (ValueError)              which loss trains which model
+    ├── PhaseError (ValueError)              what is updated when
+    ├── WeightingError (ValueError)          weights and rules for them
+    ├── LossError (ValueError)               what the losses function returned
+    │   └── NonFiniteLossError (FloatingPointError)
+    ├── UnreachedError (RuntimeError)        a declared gradient that does not exist
+    ├── PassError (RuntimeError)             a graph that cannot be differentiated as declared
+    ├── GradModeError (RuntimeError)         a step where gradients are switched off
+    ├── PartialStepError (RuntimeError)      an optimizer failed after parameters may have moved
+    └── StateError (ValueError)              a state_dict that does not fit
+
+A message names the thing, the requirement, what was found and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class CogradError(Exception):
+    """The root of all errors that cograd raises on purpose."""
+
+
+class ModelError(CogradError, ValueError):
+    """A model cannot take part: nested, shared, lazy, wrapped, or not a module."""
+
+
+class OptimizerError(CogradError, ValueError):
+    """A trainable parameter is not in exactly one optimizer, or an optimizer holds a stranger."""
+
+
+class RouteError(CogradError, ValueError):
+    """``trains`` names something unknown, or a loss reaches a parameter that no model holds."""
+
+
+class PhaseError(CogradError, ValueError):
+    """A phase names an unknown model or loss, or a model that nothing would train."""
+
+
+class WeightingError(CogradError, ValueError):
+    """A weight or a weighting rule cannot be used as asked."""
+
+
+class LossError(CogradError, ValueError):
+    """A loss is not a scalar, floating tensor with a graph."""
+
+
+class NonFiniteLossError(LossError, FloatingPointError):
+    """A loss, or the weight of one, is NaN or infinite. No parameter has moved."""
+
+
+class UnreachedError(CogradError, RuntimeError):
+    """A loss is declared to train a model of which it reaches no parameter."""
+
+
+class PassError(CogradError, RuntimeError):
+    """The graph of this step cannot be differentiated in the passes that the routes need."""
+
+
+class GradModeError(CogradError, RuntimeError):
+    """A step was asked for inside ``no_grad`` or ``inference_mode``."""
+
+
+class PartialStepError(CogradError, RuntimeError):
+    """An optimizer failed while stepping, so parameters may have moved.
+
+    Attributes:
+        failed: the optimizer that raised.
+        stepped: the optimizers that had already stepped in this phase.
+    """
+
+    def __init__(self, failed: str, stepped: Sequence[str], reason: BaseException) -> None:
+        self.failed = failed
+        self.stepped = tuple(stepped)
+        done = f"{quoted(self.stepped)} had already stepped" if stepped else "none had stepped before it"
+        super().__init__(
+            f"optimizer {failed!r} failed while stepping ({type(reason).__name__}: {reason}); {done}. "
+            "Its parameters may have moved in part: load the last checkpoint before going on."
+        )
+
+
+class StateError(CogradError, ValueError):
+    """A state_dict belongs to another configuration. Nothing was loaded."""
+
+
+def quoted(names: Iterable[str]) -> str:
+    """``'a', 'b'`` for a message; ``none`` if there are no names."""
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that does not exist: what does, and the nearest one."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Known {what}: {quoted(known)}.{hint}"
+
+
+def report(problems: Sequence[str]) -> str:
+    """One problem as it is; several as a list."""
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)

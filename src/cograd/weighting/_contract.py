@@ -1,0 +1,82 @@
+"""The contract of all weightings: what was observed -> one weight per loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Any]  # plain tensors, numbers and names, keyed by loss name where they belong to a loss
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a weighting may look at. K is the number of loss names known so far.
+
+    Attributes:
+        names: the K names, in the order in which they first appeared.
+        losses: ``[K]`` raw values, detached; 0 where absent. None for a rule that needs nothing.
+        present: ``[K]``, whether each loss is in this batch.
+        step: batches seen before this one.
+        epoch: epochs finished.
+    """
+
+    names: tuple[str, ...]
+    losses: Tensor | None
+    present: tuple[bool, ...]
+    step: int = 0
+    epoch: int = 0
+
+
+class Weighting(ABC):
+    """A rule that turns what was observed into K weights. It holds no state of its own.
+
+    The caller keeps the state, passes it in, and commits the new one only once the step is done.
+
+    Attributes:
+        needs: what the rule looks at: a subset of ``{"losses"}``. A rule that needs nothing is
+            asked before the losses are evaluated, and a loss that it weights zero never is.
+        remembers: whether its weights depend on earlier steps, so that its state must be kept.
+    """
+
+    __slots__ = ()
+    needs: ClassVar[frozenset[str]] = frozenset({"losses"})
+    remembers: ClassVar[bool] = False
+
+    def init(self, names: Sequence[str]) -> State:
+        """The state before the first step. Losses may appear later that are not in ``names``."""
+        return {}
+
+    @abstractmethod
+    def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
+        """The weights ``[K]`` and the next state. ``state`` itself is not changed."""
+
+    def __call__(self, losses: Tensor, present: Sequence[bool] | None = None) -> Tensor:
+        """The weights ``[K]`` that a first step would use for ``losses`` ``[K]``.
+
+        >>> from cograd.weighting import FirstValue
+        >>> FirstValue()(torch.tensor([2.0, 0.5]))
+        tensor([0.5000, 2.0000])
+        """
+        names = tuple(f"loss{k}" for k in range(len(losses)))
+        here = tuple(present) if present is not None else (True,) * len(names)
+        return self.weigh(Seen(names, losses, here), self.init(names))[0]
+
+
+def observed(seen: Seen) -> dict[str, Tensor]:
+    """The present losses by name, as detached scalars of at least float32."""
+    if seen.losses is None:
+        raise TypeError("this rule needs the losses")
+    values = seen.losses.detach()
+    values = values if values.element_size() >= 4 else values.float()
+    return {name: value for name, value, here in zip(seen.names, values.unbind(), seen.present, strict=True) if here}
+
+
+def stacked(weights: Mapping[str, Tensor], seen: Seen) -> Tensor:
+    """The weights ``[K]`` in the order of ``seen.names``; 0 for an absent loss."""
+    zero = next(iter(weights.values())).new_zeros(())
+    return torch.stack([weights.get(name, zero) for name in seen.names])

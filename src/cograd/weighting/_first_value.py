@@ -1,0 +1,45 @@
+"""FirstValue: each loss relative to where it started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from cograd.weighting._contract import Seen, State, Weighting, observed, stacked
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FirstValue(Weighting):
+    r"""Divide each loss by the magnitude of its own first value: :math:`w_i = 1 / |L_i(0)|`.
+
+    The total starts at the number of losses, whatever their units. It is not renormalised, so the
+    gradient is exactly that of :math:`\sum_i L_i / |L_i(0)|`. The first value is a constant: unlike
+    ``loss / loss.mean()``, whose gradient is exactly zero, this trains.
+
+    Args:
+        floor: first values smaller than this (in units of the loss) say nothing about its scale:
+            the weight is 1 until a larger value is seen.
+
+    State:
+        ``first``: name -> the first value.
+
+    >>> FirstValue()(torch.tensor([200.0, 0.5]))
+    tensor([0.0050, 2.0000])
+    """
+
+    floor: float = 1e-12
+    remembers: ClassVar[bool] = True
+
+    def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
+        """See :class:`Weighting`."""
+        first = dict(state.get("first", {}))
+        weights = {}
+        for name, loss in observed(seen).items():
+            old = first.get(name, torch.zeros_like(loss))
+            first[name] = torch.where(old < self.floor, loss.abs(), old)
+            weights[name] = torch.where(first[name] < self.floor, 1.0, 1.0 / first[name])
+        return stacked(weights, seen), {"first": first}

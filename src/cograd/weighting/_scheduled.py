@@ -1,0 +1,38 @@
+"""Scheduled: weights that follow the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from cograd.weighting._contract import Seen, State, Weighting
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scheduled(Weighting):
+    r"""The weighted sum :math:`\sum_i w_i(t) L_i`, where :math:`t` counts the batches seen before.
+
+    While a weight is 0 its loss is dropped: a loss given as a callable is not even evaluated.
+
+    Args:
+        schedules: loss name -> a number, or a function of the step (int) that returns one; 1 for a
+            loss without an entry.
+
+    >>> rule = Scheduled({"loss1": lambda step: min(1.0, step / 1000)})
+    >>> rule(torch.tensor([3.0, 5.0]))
+    tensor([1., 0.], dtype=torch.float64)
+    """
+
+    schedules: Mapping[str, float | Callable[[int], float]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    remembers: ClassVar[bool] = True
+
+    def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
+        """See :class:`Weighting`."""
+        now = (self.schedules.get(name, 1.0) for name in seen.names)
+        return torch.tensor([float(w(seen.step) if callable(w) else w) for w in now], dtype=torch.float64), state
