@@ -10,6 +10,7 @@ from cograd._backward import backward as backward
 from cograd._backward import grad as grad
 from cograd._joint import Joint as Joint
 from cograd._joint import StepPlan as StepPlan
+from cograd._losses import Losses as Losses
 from cograd._models import Models as Models
 from cograd._phase import Phase as Phase
 from cograd._phase import alternate as alternate
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CogradError",
     "Joint",
+    "Losses",
     "Models",
     "Pass",
     "Phase",

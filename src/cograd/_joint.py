@@ -18,7 +18,7 @@ from cograd._plan import Plan
 from cograd._report import StepReport
 from cograd._routes import Trains, model_names, parse_trains
 from cograd._state import load_state, save_state
-from cograd._update import Losses, Setup, Update
+from cograd._update import LossesFunction, Setup, Update
 from cograd._weights import Weights
 from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, WeightingError, quoted, unknown
 from cograd.weighting import Weighting
@@ -106,7 +106,7 @@ class Joint:
         self,
         *,
         models: Mapping[str, nn.Module],
-        losses: Losses,
+        losses: LossesFunction,
         optimizers: Optimizers,
         trains: Trains | None = None,
         weights: Mapping[str, float] | None = None,

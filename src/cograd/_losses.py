@@ -12,6 +12,7 @@ from torch import Tensor
 from cograd.errors import LossError
 
 LossLike = Tensor | Callable[[], Tensor | None] | None
+Losses = Mapping[str, LossLike]
 
 
 def check_mapping(returned: object) -> Mapping[str, LossLike]:

@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from cograd._backward import run
-from cograd._losses import LossLike, check_mapping, evaluate, no_graph, not_finite
+from cograd._losses import Losses, LossLike, check_mapping, evaluate, no_graph, not_finite
 from cograd._models import Models
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
@@ -32,7 +32,7 @@ from cograd.errors import (
     quoted,
 )
 
-Losses = Callable[[Any, Any], Mapping[str, LossLike]]
+LossesFunction = Callable[[Any, Any], Losses]
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Setup:
     """What all phases of a ``Joint`` share."""
 
     models: Models
-    losses: Losses
+    losses: LossesFunction
     trains: Mapping[str, Sequence[str]]
     declared: Mapping[str, str]  # loss -> where the user named it, for messages
     optimizers: Mapping[str, Optimizer]
