@@ -37,17 +37,14 @@ def load(name: str, seed: int = 0, test: float = 0.3) -> Split:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     x, y = x[order], y[order]
     n = int(len(x) * (1 - test))
-    if name == "digits":
-        x = x / 8 - 1
-    else:
-        x = (x - x[:n].mean(0)) / x[:n].std(0)
+    x = x / 8 - 1 if name == "digits" else (x - x[:n].mean(0)) / x[:n].std(0)
     if name == "diabetes":
         y = (y - y[:n].mean()) / y[:n].std()
     return Split(x[:n], y[:n], x[n:], y[n:])
 
 
 def minibatches(*tensors: Tensor, size: int, seed: int = 0) -> Callable[[int], Iterator[tuple[Tensor, ...]]]:
-    """epoch -> shuffled batches of ``size`` examples, the last incomplete one dropped.
+    """For each epoch, shuffled batches of ``size`` examples, the last incomplete one dropped.
 
     The order depends on seed and epoch alone, so that a resumed run sees the same batches.
     """
