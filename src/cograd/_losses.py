@@ -42,14 +42,13 @@ def evaluate(name: str, loss: Any) -> Tensor | None:
             f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
             "Look for a cast to integers, a comparison, or argmax on the way."
         )
-    if loss.dim():
-        if loss.numel() != 1:
-            raise LossError(
-                f"loss {name!r} must be one number; found shape {tuple(loss.shape)}. Reduce it: "
-                f"{name}.mean(), or {name}.sum() for a total over the batch."
-            )
-        loss = loss.reshape(())
-    return loss
+    if loss.numel() != 1:
+        raise LossError(
+            f"loss {name!r} must be one number; found shape {tuple(loss.shape)}. Reduce it: {name}.mean(), or "
+            f"{name}.sum() for a total over the batch."
+        )
+    scalar: Tensor = loss.reshape(()) if loss.dim() else loss
+    return scalar
 
 
 def no_graph(name: str, loss: Tensor) -> LossError:

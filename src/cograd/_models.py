@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def check_models(models: Any) -> None:
         else:
             problems.append(f"models[{name!r}] must be an nn.Module (its state is saved too); found {_found(model)}.")
     if not problems:
-        problems = _overlaps(models)
+        problems = _overlaps(dict(models.items()))
     if problems:
         raise ModelError(report(problems))
 
@@ -70,7 +70,8 @@ def _unfit(name: str, model: nn.Module) -> Iterator[str]:
                 f"models[{name!r}] is wrapped in {kind.__name__}, which synchronises gradients for one backward pass "
                 "over all of its parameters; cograd may need several. Pass the module that it wraps."
             )
-    for key, parameter in model.named_parameters():
+    parameters: Iterable[tuple[str, Any]] = model.named_parameters()
+    for key, parameter in parameters:
         if is_lazy(parameter):
             yield f"{name}.{key} is lazy and has no shape yet. Run one batch through {name!r} first."
         elif getattr(parameter, "_post_accumulate_grad_hooks", None) or hasattr(parameter, "_in_backward_optimizers"):
