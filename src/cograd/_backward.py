@@ -176,7 +176,7 @@ def _prepare(
             present[name] = loss
     if not present:
         raise LossError(f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present.")
-    if all(set(routes.get(name, groups)) == set(groups) for name in present):
+    if not routes:
         only = Pass(tuple(present), tuple(groups), ends=tuple(present))
         plan = Plan((only,), "every loss trains every model that it reaches", whole=True)
     else:

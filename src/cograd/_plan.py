@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -59,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """A plan that is legal for every graph, with the paths that rule out a shorter one for this graph."""
+    """A plan that is right for every graph, with the paths that rule out a shorter one for this graph."""
 
     plan: Plan
     obstacles: tuple[tuple[str, Path, int], ...]
@@ -112,7 +113,7 @@ class Planner:
             return plan
         if all(route == self._all for route in routes):
             self._wholes[names] = plan
-        elif self._legal_for_any_graph(plan) and not _compiled(found):
+        elif self._right_for_any_graph(names, plan) and not _compiled(found):
             obstacles = _obstacles(routes, reach, len(plan.passes), found)
             self._proofs[names] = _Proof(_all_retained(plan), tuple((names[k], path, m) for k, path, m in obstacles))
         return plan
@@ -149,8 +150,10 @@ class Planner:
         idle = tuple(name for name, cells in zip(names, wanted, strict=True) if not cells)
         return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops)
 
-    def _legal_for_any_graph(self, plan: Plan) -> bool:
-        return all(set(p.models) <= set(self.trains.get(k, self.models)) for p in plan.passes for k in p.losses)
+    def _right_for_any_graph(self, names: Sequence[str], plan: Plan) -> bool:
+        """Does ``plan`` hold every declared cell exactly once, reached in this graph or not, and no other?"""
+        cells = Counter((k, m) for p in plan.passes for k in p.losses for m in p.models)
+        return cells == Counter((k, m) for k in names for m in self.models if m in self.trains.get(k, self.models))
 
     def _check(self, names: Sequence[str], routes: Sequence[int], reach: Sequence[int], found: Walk) -> None:
         for node in found.custom():

@@ -62,11 +62,12 @@ def cotangent(loss: Tensor, weight: Weight) -> Tensor:
     """The gradient of ``weight * loss`` with respect to ``loss``.
 
     Bit for bit what autograd computes for the product, without its two extra operations. For half
-    precision the product is that of the loss in float32.
+    precision the product is that of the loss in float32. Always a new tensor: below a loss that is
+    a view of a parameter it becomes that parameter's ``.grad``, which anyone may change in place.
     """
     if isinstance(weight, Tensor):
-        return weight.to(device=loss.device, dtype=loss.dtype)
-    return _constant(weight, loss.dtype, loss.device)
+        return weight.to(device=loss.device, dtype=loss.dtype, copy=True)
+    return _constant(weight, loss.dtype, loss.device).clone()
 
 
 @lru_cache(maxsize=256)
