@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from cograd._backward import run
 from cograd._losses import Losses, LossLike, check_mapping, evaluate, no_graph, not_finite
-from cograd._models import Models
+from cograd._models import Models, trainable
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
@@ -63,7 +63,7 @@ class Update:
     def __init__(self, setup: Setup, phase: Phase, weights: Weights, siblings: Sequence[Update]) -> None:
         self.setup, self.phase, self.weights, self.siblings = setup, phase, weights, siblings
         self.plan: Plan | None = None
-        self._met: dict[str, bool] = {}  # losses that were returned before -> whether they concern this phase
+        self._met: dict[str, bool]  # losses that were returned before -> whether they concern this phase
         self._used: set[str] = set()  # losses that had a graph here
         self._idle: set[str] = set()  # losses that had none
         self._unchecked: tuple[dict[str, Tensor], dict[str, Weight]] = ({}, {})
@@ -73,14 +73,15 @@ class Update:
     def bind(self) -> None:
         """Look at parameters and optimizers anew, since flags or parameter groups have changed."""
         models = self.setup.models
-        self.trained = {name: [p for p in models[name].parameters() if p.requires_grad] for name in self.phase.models}
+        self.trained = {name: ps for name in self.phase.models if (ps := trainable(models[name]))}
+        self._met = {}
         self._mine = [p for parameters in self.trained.values() for p in parameters]
         mine = {id(p) for p in self._mine}
         self._others = [p for name in models for p in models[name].parameters() if id(p) not in mine]
         self._frozen = [p for p in self._others if p.requires_grad]
         self._parameters = self._mine + self._others
         frozen = [name for name in models if name not in self.trained] if self.setup.freeze_buffers else []
-        self._still = [b for name in frozen for b in models[name].buffers()]
+        self._still = [module for name in frozen for module in models[name].modules()]
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
@@ -113,7 +114,7 @@ class Update:
     def foresee(self, batch: Any, step: int) -> Plan:
         """The plan for ``batch``, without differentiating. Buffers and torch's RNG are put back."""
         models = self.setup.models
-        with torch.random.fork_rng(), self._freezing([b for name in models for b in models[name].buffers()]):
+        with torch.random.fork_rng(), self._freezing([m for name in models for m in models[name].modules()]):
             losses, _ = self._evaluate(batch, step)
             return self._planner.plan(losses)
 
@@ -179,7 +180,11 @@ class Update:
 
     def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Report:
         """Differentiate ``losses``, and report once the gradients have arrived where they should. Empties ``losses``."""
-        plan = self._planner.plan(losses)
+        try:
+            plan = self._planner.plan(losses)
+        except RouteError:  # a stranger: was a part of a model replaced?
+            self._same_parameters()
+            raise
         for name in plan.idle:
             self._sit_out(name, UnreachedError(unreached(name, list(self.trained))))
             del losses[name]
@@ -219,12 +224,12 @@ class Update:
     # -- what freezes ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _freezing(self, still: Sequence[Tensor]) -> Iterator[None]:
-        """Switch off the gradients of the other models, and put the buffers ``still`` back when done.
+    def _freezing(self, still: Sequence[nn.Module]) -> Iterator[None]:
+        """Switch off the gradients of the other models, and put the buffers of ``still`` back when done.
 
         What the user froze stays as it is.
         """
-        values = [b.clone() for b in still]
+        values = [(m, key, b, b.clone()) for m in still for key, b in m.named_buffers(recurse=False)]
         try:
             for p in self._frozen:
                 p.requires_grad = False
@@ -233,8 +238,9 @@ class Update:
             for p in self._frozen:
                 p.requires_grad = True
             with torch.no_grad():
-                for b, value in zip(still, values, strict=True):
+                for module, key, b, value in values:
                     b.copy_(value)
+                    setattr(module, key, b)  # forward may have assigned another tensor
 
     # -- what is refused ---------------------------------------------------------------------------------------------
 
