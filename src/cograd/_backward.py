@@ -158,13 +158,13 @@ def _prepare(
     groups = {name: [t for t in named.values() if t.requires_grad] for name, named in models.items()}
     routes = parse_trains(trains, groups)
     check_loss_names({name: f"trains[{name!r}]" for name in routes}, losses, RouteError)
-    check_loss_names({name: f"weights[{name!r}]" for name in weights or {}}, losses, WeightingError)
     if isinstance(weighting, Weighting) and weighting.remembers:
         raise WeightingError(
             f"{type(weighting).__name__} remembers earlier steps, and a function has no place for that. Make it "
             f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}); then weighting=balance."
         )
     factors = Weights(weights, weighting)
+    check_loss_names({name: f"weights[{name!r}]" for name in factors.fixed}, losses, WeightingError)
     step = weighting.steps if isinstance(weighting, Stateful) else 0
     before = factors.before(losses, step)
     present = {}

@@ -130,11 +130,11 @@ class Joint:
         self.steps = 0
         self.updates = dict.fromkeys(self._modules, 0)
 
-        declared = {name: f"weights[{name!r}]" for name in weights or {}}
+        fixed = Weights(weights, None).fixed
+        declared = {name: f"weights[{name!r}]" for name in fixed}
         declared |= {name: f"trains[{name!r}]" for name in routes}
         for phase in self.phases:
             declared |= {name: f"the phase '{phase}'" for name in phase.losses or ()}
-        fixed = Weights(weights, None).fixed
         self._setup = Setup(self.models, losses, routes, declared, self.optimizers, check, grad_norms, freeze_buffers)
         self._updates: list[Update] = []
         for phase in self.phases:
@@ -259,7 +259,7 @@ def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Modu
         if not trained:
             raise PhaseError(f"None of the models {quoted(models)} has a parameter that requires grad.")
         return (Phase(trained),)
-    chosen = (phases,) if isinstance(phases, Phase) else tuple(phases)
+    chosen = tuple(phases) if isinstance(phases, Iterable) else (phases,)
     for phase in chosen:
         if not isinstance(phase, Phase):
             raise PhaseError(f"phases holds Phase objects, or what alternate() and together() return; found {phase!r}.")

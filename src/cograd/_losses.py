@@ -17,11 +17,14 @@ Losses = Mapping[str, LossLike]
 
 def check_mapping(returned: object) -> Mapping[str, LossLike]:
     """Raises LossError unless ``returned`` maps names to losses."""
-    if isinstance(returned, Mapping):
-        return returned
-    raise LossError(
-        f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
-    )
+    if not isinstance(returned, Mapping):
+        raise LossError(
+            f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
+        )
+    for name in returned:
+        if not isinstance(name, str):
+            raise LossError(f"The name of a loss is a string; found {name!r}.")
+    return returned
 
 
 def evaluate(name: str, loss: Any) -> Tensor | None:
@@ -62,6 +65,9 @@ def no_graph(name: str, loss: Tensor) -> LossError:
 
 def not_finite(losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]) -> str | None:
     """A sentence about the first loss or weight that is NaN or infinite. Synchronises once."""
+    for name, w in weights.items():
+        if isinstance(w, float) and not math.isfinite(w):
+            return f"the weight of loss {name!r} is {w}"
     tensors = [*losses.values(), *(w for w in weights.values() if isinstance(w, Tensor))]
     if all([x.is_cpu for x in tensors]):
         fine = all([math.isfinite(x.item()) for x in tensors])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from cograd._routes import names_in
 from cograd.errors import PhaseError, report, unknown
 from cograd.weighting import Weighting
 
@@ -41,15 +42,16 @@ class Phase:
     weighting: Weighting | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "models", _names(self.models))
-        if self.losses is not None:
-            object.__setattr__(self, "losses", _names(self.losses))
         problems = []
-        if not self.models:
-            problems.append("a phase updates at least one model; found none.")
-        if self.losses is not None and not self.losses:
-            problems.append("losses must name at least one loss, or be None for all; found none.")
-        for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", self.start + 1)):
+        for field, rule in (("models", "at least one model"), ("losses", "at least one loss, or be None for all")):
+            value = getattr(self, field)
+            if value is None and field == "losses":
+                continue
+            object.__setattr__(self, field, names_in(value) or ())
+            if not getattr(self, field):
+                problems.append(f"{field} must name {rule}; found {value!r}.")
+        first = self.start if isinstance(self.start, int) else 0
+        for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", first + 1)):
             value = getattr(self, field)
             if value is None and field == "stop":
                 continue
@@ -87,15 +89,17 @@ def alternate(
         repeat: model -> run its phase n times a batch.
 
     Raises:
-        PhaseError: ``every`` or ``repeat`` names a model that is not among ``models``.
+        PhaseError: a turn is no name, or ``every`` or ``repeat`` names a model that is not among ``models``.
 
     >>> [str(phase) for phase in alternate("critic", "gen", every={"gen": 5})]
     ['update critic', 'update gen, every 5 batches']
     """
-    turns = [_names(turn) for turn in models]
+    turns = [tuple(Phase(turn).models) for turn in models]
     options: list[dict[str, Any]] = [{} for _ in turns]
-    for key, values in (("every", every or {}), ("repeat", repeat or {})):
-        for name, value in values.items():
+    for key, values in (("every", every), ("repeat", repeat)):
+        if not isinstance(values, Mapping | None):
+            raise PhaseError(f"alternate({key}=...) maps models to numbers, as in {{'gen': 5}}; found {values!r}.")
+        for name, value in (values or {}).items():
             mine = [option for option, turn in zip(options, turns, strict=True) if name in turn]
             if not mine:
                 raise PhaseError(
@@ -114,7 +118,3 @@ def together(*models: str) -> list[Phase]:
     ['update gen, enc', 'update disc']
     """
     return [Phase(models)]
-
-
-def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from cograd.errors import CogradError, RouteError, report, unknown
 
 Trains = Mapping[str, str | Iterable[str]]
+
+
+def names_in(value: Any) -> tuple[str, ...] | None:
+    """One name or several as a tuple without repeats; None for anything else."""
+    names = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    return tuple(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else None
 
 
 def model_names(value: str | Iterable[str], where: str, known: Collection[str]) -> tuple[str, ...]:
@@ -15,7 +22,9 @@ def model_names(value: str | Iterable[str], where: str, known: Collection[str]) 
     Raises:
         RouteError: a name is not in ``known``, or there is none.
     """
-    names = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    names = names_in(value)
+    if names is None:
+        raise RouteError(f"{where} must be a name, or several; found {value!r}. {unknown('models', value, known)}")
     if not names:
         raise RouteError(f"{where} is empty: name at least one model. {unknown('models', '', known)}")
     for name in names:

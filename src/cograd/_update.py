@@ -269,10 +269,10 @@ class Update:
 
     def _sit_out(self, loss: str, error: Exception) -> None:
         """A loss without a graph may just concern the models that are frozen now. If not, raise ``error``."""
-        self._idle.add(loss)
         others = [u for u in self.siblings if u is not self and u._concerns(loss)]
         if loss in self.setup.trains or not self._frozen or all(loss in u._idle - u._used for u in others):
             raise error
+        self._idle.add(loss)
 
     def _explain_skipped(self, model: str, losses: Mapping[str, Tensor]) -> None:
         """A model may stay without gradient only if a loss that could train it is absent from this batch."""
@@ -283,7 +283,7 @@ class Update:
         if all(name in losses or name in self._idle for name in mine):
             raise UnreachedError(
                 f"The phase '{self.phase}' updates {model!r}, but no gradient flows to it from any of its losses "
-                f"({quoted(mine)}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} out."
+                f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} out."
             )
 
     def _same_parameters(self) -> None:

@@ -47,7 +47,7 @@ class Weights:
 
     def of(self, losses: Mapping[str, Tensor], before: Mapping[str, float], step: int) -> dict[str, Weight]:
         """The weights of the present ``losses``."""
-        if not losses or self.balance is None or not self.balance.rule.needs:
+        if self.balance is None or not self.balance.rule.needs:
             return {name: before[name] for name in losses}
         weights = self.balance.weigh(losses, step)
         return {name: w if before[name] == 1.0 else w * before[name] for name, w in weights.items()}

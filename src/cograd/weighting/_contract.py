@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from cograd.errors import WeightingError
 
 State = Mapping[str, Any]  # plain tensors, numbers and names, keyed by loss name where they belong to a loss
 
@@ -65,6 +68,22 @@ class Weighting(ABC):
         names = tuple(f"loss{k}" for k in range(len(losses)))
         here = tuple(present) if present is not None else (True,) * len(names)
         return self.weigh(Seen(names, losses, here), self.init(names))[0]
+
+
+def check_number(rule: Weighting, field: str, below: float = math.inf) -> None:
+    """Raises WeightingError unless the ``field`` of ``rule`` is a number in [0, ``below``)."""
+    value = getattr(rule, field)
+    if not isinstance(value, int | float) or not 0 <= value < below:
+        raise WeightingError(f"{type(rule).__name__}: {field} must be a number in [0, {below:g}); found {value!r}.")
+
+
+def check_factors(rule: Weighting, factors: Any, kind: str = "finite number", callables: bool = False) -> None:
+    """Raises WeightingError unless ``factors`` maps names to numbers, or to functions if there may be."""
+    if not isinstance(factors, Mapping):
+        raise WeightingError(f"{type(rule).__name__} takes loss -> {kind}; found {factors!r}.")
+    for name, w in factors.items():
+        if not (callables and callable(w)) and not (isinstance(w, int | float) and math.isfinite(w)):
+            raise WeightingError(f"{type(rule).__name__}: the weight of {name!r} must be a {kind}; found {w!r}.")
 
 
 def observed(seen: Seen) -> dict[str, Tensor]:

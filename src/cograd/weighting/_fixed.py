@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting
+from cograd.weighting._contract import Seen, State, Weighting, check_factors
 
 
 @final
@@ -34,6 +34,9 @@ class Fixed(Weighting):
 
     weights: Mapping[str, float] = field(default_factory=dict)
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_factors(self, self.weights)
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, stacked
 
 
 @final
@@ -33,6 +33,10 @@ class RunningMean(Weighting):
     beta: float = 0.99
     floor: float = 1e-12
     remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "beta", below=1)
+        check_number(self, "floor")
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

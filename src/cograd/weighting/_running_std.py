@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, stacked
 
 
 @final
@@ -36,6 +36,10 @@ class RunningStd(Weighting):
     beta: float = 0.99
     floor: float = 1e-3
     remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "beta", below=1)
+        check_number(self, "floor")
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting
+from cograd.weighting._contract import Seen, State, Weighting, check_factors
 
 
 @final
@@ -31,6 +31,9 @@ class Scheduled(Weighting):
     schedules: Mapping[str, float | Callable[[int], float]]
     needs: ClassVar[frozenset[str]] = frozenset()
     remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_factors(self, self.schedules, "finite number, or a function of the step", callables=True)
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

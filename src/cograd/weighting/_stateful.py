@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, final
 
@@ -47,30 +48,35 @@ class Stateful:
         self.steps = 0
         self._names: tuple[str, ...] = ()
         self._state: State = rule.init(())
-        self._next: State = self._state
+        self._next: tuple[tuple[str, ...], State] = self._names, self._state
 
     def before(self, names: Iterable[str], step: int) -> dict[str, float]:
         """The weights of a rule that needs nothing; 1 for every loss under any other."""
         if self.rule.needs:
             return dict.fromkeys(names, 1.0)
         names = tuple(names)
-        weights, self._next = self.rule.weigh(Seen(names, None, (True,) * len(names), step), self._state)
+        weights, state = self.rule.weigh(Seen(names, None, (True,) * len(names), step), self._state)
+        self._next = self._names, state
         return dict(zip(names, weights.tolist(), strict=True))
 
     def weigh(self, losses: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """The weights of the present ``losses``, scalars. The new state waits for :meth:`commit`."""
-        self._names += tuple(name for name in losses if name not in self._names)
+        self._next = self._names, self._state
+        if not losses:
+            return {}
+        names = self._names + tuple(name for name in losses if name not in self._names)
         first = next(iter(losses.values()))
         kind = torch.promote_types(first.dtype, torch.float32)
         zero = torch.zeros((), dtype=kind, device=first.device)
-        values = [losses[name].detach().to(zero) if name in losses else zero for name in self._names]
-        present = tuple(name in losses for name in self._names)
-        weights, self._next = self.rule.weigh(Seen(self._names, torch.stack(values), present, step), self._state)
-        return {name: w for name, w in zip(self._names, weights.unbind(), strict=True) if name in losses}
+        values = [losses[name].detach().to(zero) if name in losses else zero for name in names]
+        present = tuple(name in losses for name in names)
+        weights, state = self.rule.weigh(Seen(names, torch.stack(values), present, step), self._state)
+        self._next = names, state
+        return {name: w for name, w in zip(names, weights.unbind(), strict=True) if name in losses}
 
     def commit(self) -> None:
         """The step is done: its state becomes the current one."""
-        self._state = self._next
+        self._names, self._state = self._next
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,5 +97,5 @@ class Stateful:
         if state["rule"] != type(self.rule).__name__:
             raise StateError(f"The weighting is {type(self.rule).__name__}; the state is of {state['rule']}.")
         self.steps = state["steps"]
-        self._names, self._state = tuple(state["names"]), dict(state["state"])
-        self._next = self._state
+        self._names, self._state = tuple(state["names"]), copy.deepcopy(dict(state["state"]))
+        self._next = self._names, self._state
