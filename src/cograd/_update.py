@@ -105,8 +105,9 @@ class Update:
             raise
         for p, g in set_aside:
             p.grad = g
-        for p in self._mine:
-            p.grad = None
+        for name in report.models:
+            for p in self.trained[name]:
+                p.grad = None
         self.plan = report.plan
         self.weights.commit()
         return report
@@ -151,10 +152,11 @@ class Update:
 
         try:
             optimizer.step(closure)
-        except Exception as error:
+        except BaseException as error:
             if report is None:  # the first evaluation failed: nothing has moved
                 optimizer.state.clear()
                 optimizer.state.update(state)
+            if report is None or not isinstance(error, Exception):
                 raise
             raise PartialStepError(self.closure, [], error) from error
         assert report is not None
