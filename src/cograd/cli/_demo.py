@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from cograd.cli import _catalogue
@@ -44,7 +47,7 @@ def run(arguments: Namespace) -> int:
     pictures: list[Path] = []
     interrupted = False
     try:
-        with progress(screen, len(names)) as show:
+        with _one_thread(), progress(screen, len(names)) as show:
             for name in names:
                 show.start(name)
                 trial = try_out(name, show.advance)
@@ -56,13 +59,24 @@ def run(arguments: Namespace) -> int:
         interrupted = True
     finally:  # also on an error, which then follows: what is finished was worth waiting for
         if trials:
-            screen.print(table(trials))
+            screen.print(table(trials, screen.width))
             print_verdict(screen, trials)
         _say_where(screen, pictures)
     if interrupted:
         screen.print(f"Interrupted. Finished: {len(trials)} of {len(names)}.")
         return 130
     return 0 if all(trial.beats_baseline for trial in trials) else 1
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: these models are too small to share, and threads on a busy machine wait in turns."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _folder(folder: Path) -> Path:

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SIZE = 7.2, 4.8  # inches
 _FAR_APART = 5.0  # losses whose typical values differ by more than this factor get axes of their own
 
 
 def save(trial: Trial, path: Path) -> Path:
     """Draw ``trial`` and write it to ``path`` as a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(7.2, 4.8), dpi=120, layout="compressed")
+    figure = Figure(figsize=_SIZE, dpi=120, layout=ConstrainedLayoutEngine(compress=True, w_pad=0.1, h_pad=0.1))
     if trial.recipe.draw is None:
         draw_curves(figure, trial.curves)
     else:
@@ -40,7 +42,7 @@ def draw_curves(figure: Figure, curves: Mapping[str, Curve]) -> None:
     groups = [[name] for name in curves] if apart else [list(curves)]
     columns = 1 if len(groups) <= 3 else 2
     rows = math.ceil(len(groups) / columns)
-    figure.set_size_inches(7.2, max(4.8, 1.9 * rows))
+    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 1.9 * rows))
     for i, group in enumerate(groups):
         axes = figure.add_subplot(rows, columns, i + 1)
         for name in group:

@@ -41,7 +41,7 @@ def progress(screen: Console, count: int) -> Iterator[Show]:
     if not screen.is_interactive:
         yield _Lines(screen, count)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[rank]}"), TimeElapsedColumn())
+    columns = (BarColumn(24), TextColumn("{task.fields[rank]}"), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=screen, transient=True) as bar:
         yield _Bar(bar, count)
 
@@ -60,7 +60,7 @@ class _Lines:
     def finish(self, outcome: str) -> None:
         self._done += 1
         took = time.perf_counter() - self._began
-        self._screen.print(f"[{self._done}/{self._count}] {self._name}: {outcome}, {took:.1f} s", soft_wrap=True)
+        self._screen.print(f"[{self._done}/{self._count}] {self._name}  {outcome}  {took:.1f} s", soft_wrap=True)
         self._screen.file.flush()
 
 

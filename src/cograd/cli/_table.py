@@ -12,50 +12,89 @@ from rich.text import Text
 from cograd.cli._passes import passes
 from cograd.cli._trial import Trial, number
 
+_WIDE = 120  # columns that a row on one or two lines needs
 
-def table(trials: Sequence[Trial]) -> Table:
-    """One row per recipe. A recipe that does no better than its trivial answer says so in words."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    grid.add_column("recipe", no_wrap=True)
-    grid.add_column("models")
-    grid.add_column("losses")
-    grid.add_column("passes", justify="center")
-    grid.add_column("metric")
-    grid.add_column("result", justify="right")
-    grid.add_column("trivial answer")
-    grid.add_column("ms", justify="right", no_wrap=True)
-    grid.add_column("by hand", justify="right")
-    grid.add_column("ratio", justify="right", no_wrap=True)
+
+def table(trials: Sequence[Trial], width: int) -> Table:
+    """One row per recipe. A recipe that does no better than its trivial answer says so in words.
+
+    Args:
+        trials: the recipes that are finished.
+        width: of the screen. On a narrow one, models and losses stand below the recipe's name, and the
+            trivial answer below the metric.
+    """
+    wide = width >= _WIDE
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    grid.add_column("recipe", overflow="fold", no_wrap=wide)
+    if wide:
+        grid.add_column("models", overflow="fold")
+        grid.add_column("losses", overflow="fold")
+    grid.add_column("passes")
+    grid.add_column("metric", overflow="fold")
+    grid.add_column("result", justify="right", no_wrap=True)
+    if wide:
+        grid.add_column("trivial answer", overflow="fold")
+    for heading in ("ms", "by hand", "ratio"):
+        grid.add_column(heading, justify="right", no_wrap=True)
     for trial in trials:
-        recipe = trial.recipe
-        result = Text(number(trial.score), style="green")
-        if not trial.beats_baseline:
-            result = Text(f"{number(trial.score)} MISS", style="bold red")
-        grid.add_row(
-            Text(trial.name, style="bold"),
-            ", ".join(recipe.joint.models),
-            ", ".join(trial.curves),
-            passes(recipe.joint.plan()),
-            recipe.metric,
-            result,
-            f"{number(recipe.baseline)} {recipe.trivial}",
-            f"{trial.seconds * 1e3:.2f}",
-            f"{trial.seconds_by_hand * 1e3:.2f}",
-            f"{trial.seconds / trial.seconds_by_hand:.2f}",
-        )
+        grid.add_row(*(_wide_row(trial) if wide else _narrow_row(trial)), *_times(trial))
+        if not wide:
+            grid.add_section()
     return grid
 
 
-def print_verdict(console: Console, trials: Sequence[Trial]) -> None:
+def _wide_row(trial: Trial) -> list[str | Text]:
+    recipe = trial.recipe
+    return [
+        Text(trial.name, style="bold"),
+        _models(trial),
+        _losses(trial),
+        passes(recipe.joint.plan()),
+        recipe.metric,
+        _result(trial),
+        f"{number(recipe.baseline)} {recipe.trivial}",
+    ]
+
+
+def _narrow_row(trial: Trial) -> list[str | Text]:
+    recipe = trial.recipe
+    return [
+        Text.assemble((trial.name, "bold"), f"\nmodels: {_models(trial)}\nlosses: {_losses(trial)}"),
+        passes(recipe.joint.plan()),
+        f"{recipe.metric}\n({recipe.trivial})",
+        Text.assemble(_result(trial), f"\n({number(recipe.baseline)})"),
+    ]
+
+
+def _models(trial: Trial) -> str:
+    return ", ".join(trial.recipe.joint.models)
+
+
+def _losses(trial: Trial) -> str:
+    return ", ".join(trial.curves)
+
+
+def _result(trial: Trial) -> Text:
+    if trial.beats_baseline:
+        return Text(number(trial.score), style="green")
+    return Text(f"{number(trial.score)} MISS", style="bold red")
+
+
+def _times(trial: Trial) -> list[str]:
+    ratio = trial.seconds / trial.seconds_by_hand
+    return [number(trial.seconds * 1e3), number(trial.seconds_by_hand * 1e3), f"{ratio:.2f}"]
+
+
+def print_verdict(screen: Console, trials: Sequence[Trial]) -> None:
     """What the columns mean, and which recipes missed."""
-    console.print(
-        "passes: backward passes per step, one term per phase. ms: median time of a step, beside the same step written "
-        "by hand in plain PyTorch.",
+    screen.print(
+        "passes: backward passes per step, one term per phase. ms: median time of a step on one thread, beside the "
+        "same step written by hand in plain PyTorch.",
         style="dim",
     )
     missed = [trial for trial in trials if not trial.beats_baseline]
     for trial in missed:
-        console.print(f"MISS {trial.name}: no better than the trivial answer. {trial.outcome}", style="bold red")
+        screen.print(f"{trial.name} does no better than the trivial answer. {trial.outcome}", style="bold red")
     if not missed:
         subject = f"All {len(trials)} recipes do" if len(trials) > 1 else f"{trials[0].name} does"
-        console.print(f"{subject} better than the trivial answer.", style="green")
+        screen.print(f"{subject} better than the trivial answer.", style="green")

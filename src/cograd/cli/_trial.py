@@ -45,7 +45,9 @@ class Trial:
     @property
     def outcome(self) -> str:
         """The metric beside its baseline, in words."""
-        return f"{self.recipe.metric} {number(self.score)} ({self.recipe.trivial}: {number(self.recipe.baseline)})"
+        miss = "" if self.beats_baseline else " MISS"
+        trivial = f"{self.recipe.trivial}: {number(self.recipe.baseline)}"
+        return f"{self.recipe.metric}: {number(self.score)}{miss} ({trivial})"
 
 
 def try_out(name: str, advance: Callable[[str, float], None]) -> Trial:
