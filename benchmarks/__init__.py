@@ -1,0 +1,1 @@
+"""cograd against hand-written loops: ratios of medians within one run."""

@@ -1,0 +1,41 @@
+"""Every Python block of the README and of the documentation runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"(?:<!-- (?P<note>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_run_in_order(page: Path) -> None:
+    names: dict[str, object] = {}
+    printed = ""
+    for block in BLOCK.finditer(page.read_text()):
+        note, language, code = block["note"] or "", block["language"], block["code"]
+        if language == "python":
+            out = io.StringIO()
+            expected = note.removeprefix("raises ").split(": ") if note.startswith("raises ") else None
+            with contextlib.redirect_stdout(out):
+                if expected:
+                    with pytest.raises(Exception, match=expected[1]) as caught:
+                        exec(compile(code, f"{page.name}", "exec"), names)
+                    assert caught.type.__name__ == expected[0]
+                else:
+                    exec(compile(code, f"{page.name}", "exec"), names)
+            printed = out.getvalue()
+        elif note == "prints":
+            assert code.strip() in printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
