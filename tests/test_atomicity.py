@@ -1,7 +1,5 @@
 """What an exception leaves: the phase that failed never happened, the phases before it did."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
@@ -63,7 +61,7 @@ class Brittle(SGD):
             raise InjectedError("optimizer")
 
 
-def build(phases=None, second=partial(Adam, lr=0.01)):
+def build(phases=None, second=Adam):
     """A small GAN whose batches say what goes wrong: ``{"disc": ..., "gen": ...}`` changes a loss."""
     torch.manual_seed(5)
     gen = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh())
