@@ -28,6 +28,7 @@ def save_state(joint: Joint) -> dict[str, Any]:
         "models": {name: model.state_dict() for name, model in models.items()},
         "training": {name: {k: m.training for k, m in model.named_modules()} for name, model in models.items()},
         "requires_grad": {name: {k: p.requires_grad for k, p in m.named_parameters()} for name, m in models.items()},
+        "kinds": {name: type(optimizer).__name__ for name, optimizer in joint.optimizers.items()},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in joint.optimizers.items()},
         "phases": [
             {"phase": str(update.phase), "weighting": balance.state_dict() if balance else None}
@@ -64,14 +65,21 @@ def _differences(joint: Joint, state: Mapping[str, Any]) -> Iterator[str]:
         found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
         yield f"It must be a Joint.state_dict() of format {FORMAT}; found {found!r}."
         return
+    mine = save_state(joint)
+    if missing := mine.keys() - state.keys():
+        yield f"It lacks {quoted(sorted(missing))}."
+        return
     for what, names in (("models", list(joint.models)), ("optimizers", list(joint.optimizers))):
         if set(names) != set(state[what]):
             yield f"The {what} are {quoted(names)}; the state has {quoted(state[what])}."
     for name in joint.models:
         if name in state["models"]:
-            yield from _model_differences(name, joint.models[name].state_dict(), state["models"][name])
+            yield from _model_differences(name, mine["models"][name], state["models"][name])
+            yield from _key_differences(name, mine["training"][name], state["training"][name])
     for name, optimizer in joint.optimizers.items():
         if name in state["optimizers"]:
+            if mine["kinds"][name] != state["kinds"][name]:
+                yield f"optimizer {name!r} is {mine['kinds'][name]}; the state is of {state['kinds'][name]}."
             sizes = [len(group["params"]) for group in optimizer.param_groups]
             saved = [len(group["params"]) for group in state["optimizers"][name]["param_groups"]]
             if sizes != saved:
@@ -90,14 +98,20 @@ def _differences(joint: Joint, state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _model_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
-    for key in mine.keys() - saved.keys():
-        yield f"{name}.{key} is in the model, not in the state."
-    for key in saved.keys() - mine.keys():
-        yield f"{name}.{key} is in the state, not in the model."
-    for key in mine.keys() & saved.keys():
-        a, b = mine[key], saved[key]
+    yield from _key_differences(name, mine, saved)
+    for key, a in mine.items():
+        b = saved.get(key)
         if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape, a.dtype) != (b.shape, b.dtype):
             yield f"{name}.{key} is {tuple(a.shape)} {a.dtype} in the model, {tuple(b.shape)} {b.dtype} in the state."
+
+
+def _key_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    for key in mine:
+        if key not in saved:
+            yield f"{name}.{key} is in the model, not in the state."
+    for key in saved:
+        if key not in mine:
+            yield f"{name}.{key} is in the state, not in the model."
 
 
 def _load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
