@@ -98,8 +98,10 @@ def _draw(trial: Trial, folder: Path) -> Path:
 
 
 def _say_where(screen: Console, pictures: list[Path]) -> None:
-    for i, path in enumerate(pictures):
-        screen.print(f"{'Pictures: ' if i == 0 else '          '}{path}", soft_wrap=True)
+    if len(pictures) == 1:
+        screen.print(f"Picture: {pictures[0]}", soft_wrap=True)
+    elif pictures:
+        screen.print(f"{len(pictures)} pictures in {pictures[0].parent}", soft_wrap=True)
 
 
 _ABOUT = """

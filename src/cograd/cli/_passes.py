@@ -15,7 +15,7 @@ def passes(plan: StepPlan) -> str:
     >>> passes(StepPlan(((Phase("a", stop=9), None), (Phase("b"), None))))
     '? + ?, then ?'
     """
-    bounds = {phase.start for phase, _ in plan.phases} | {phase.stop for phase, _ in plan.phases} - {None}
+    bounds = {0} | {phase.start for phase, _ in plan.phases} | {phase.stop for phase, _ in plan.phases}
     stages = [
         " + ".join(_term(phase, p) for phase, p in plan.phases if phase.start <= at and not _over(phase, at))
         for at in sorted(bound for bound in bounds if bound is not None)

@@ -30,7 +30,7 @@ def save(trial: Trial, path: Path) -> Path:
         trial.recipe.draw(figure)
     if not figure.get_suptitle():
         figure.suptitle(f"{trial.name}\n{trial.outcome}", fontsize=11)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
     return path
 
 
@@ -62,15 +62,16 @@ def _draw(axes: Axes, name: str, curve: Curve, color: str) -> None:
     steps, values = curve
     window = max(1, len(values) // 40)
     if window == 1:
-        axes.plot(steps, values, color=color, label=name)
+        axes.plot(steps, values, color=color, label=name, marker=".")
         return
     axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-    axes.plot(*_running_mean(steps, values, window), color=color, label=name)
+    axes.plot(steps, _running_mean(values, window), color=color, label=name)
 
 
-def _running_mean(steps: Sequence[int], values: Sequence[float], window: int) -> Curve:
-    middles = range(window // 2, len(values) - window // 2)
-    return [steps[i] for i in middles], [fmean(values[i - window // 2 : i + window // 2 + 1]) for i in middles]
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Centred means; towards both ends the part of the window that exists."""
+    half = window // 2
+    return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
 def _size(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ def table(trials: Sequence[Trial], width: int) -> Table:
     Args:
         trials: the recipes that are finished.
         width: of the screen. On a narrow one, models and losses stand below the recipe's name, and the
-            trivial answer below the metric.
+            trivial answer to beat below the metric.
     """
     wide = width >= _WIDE
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
@@ -33,7 +33,7 @@ def table(trials: Sequence[Trial], width: int) -> Table:
     grid.add_column("metric", overflow="fold")
     grid.add_column("result", justify="right", no_wrap=True)
     if wide:
-        grid.add_column("trivial answer", overflow="fold")
+        grid.add_column("to beat", overflow="fold")
     for heading in ("ms", "by hand", "ratio"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for trial in trials:
@@ -52,7 +52,7 @@ def _wide_row(trial: Trial) -> list[str | Text]:
         passes(recipe.joint.plan()),
         recipe.metric,
         _result(trial),
-        f"{number(recipe.baseline)} {recipe.trivial}",
+        f"{_to_beat(trial)} {recipe.trivial}",
     ]
 
 
@@ -62,7 +62,7 @@ def _narrow_row(trial: Trial) -> list[str | Text]:
         Text.assemble((trial.name, "bold"), f"\nmodels: {_models(trial)}\nlosses: {_losses(trial)}"),
         passes(recipe.joint.plan()),
         f"{recipe.metric}\n({recipe.trivial})",
-        Text.assemble(_result(trial), f"\n({number(recipe.baseline)})"),
+        Text.assemble(_result(trial), f"\n{_to_beat(trial)}"),
     ]
 
 
@@ -80,6 +80,10 @@ def _result(trial: Trial) -> Text:
     return Text(f"{number(trial.score)} MISS", style="bold red")
 
 
+def _to_beat(trial: Trial) -> str:
+    return f"{'>' if trial.recipe.higher_is_better else '<'} {number(trial.recipe.baseline)}"
+
+
 def _times(trial: Trial) -> list[str]:
     ratio = trial.seconds / trial.seconds_by_hand
     return [number(trial.seconds * 1e3), number(trial.seconds_by_hand * 1e3), f"{ratio:.2f}"]
@@ -94,7 +98,7 @@ def print_verdict(screen: Console, trials: Sequence[Trial]) -> None:
     )
     missed = [trial for trial in trials if not trial.beats_baseline]
     for trial in missed:
-        screen.print(f"{trial.name} does no better than the trivial answer. {trial.outcome}", style="bold red")
+        screen.print(f"{trial.name} does no better than its trivial answer. {trial.outcome}", style="bold red")
     if not missed:
-        subject = f"All {len(trials)} recipes do" if len(trials) > 1 else f"{trials[0].name} does"
-        screen.print(f"{subject} better than the trivial answer.", style="green")
+        subject = "Every recipe" if len(trials) > 1 else trials[0].name
+        screen.print(f"{subject} does better than its trivial answer.", style="green")
