@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from cograd.errors import WeightingError
 from cograd.weighting._contract import Seen, State, Weighting, check_factors
 
 
@@ -37,5 +38,14 @@ class Scheduled(Weighting):
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
-        now = (self.schedules.get(name, 1.0) for name in seen.names)
-        return torch.tensor([float(w(seen.step) if callable(w) else w) for w in now], dtype=torch.float64), state
+        return torch.tensor([self._now(name, seen.step) for name in seen.names], dtype=torch.float64), state
+
+    def _now(self, name: str, step: int) -> float:
+        schedule = self.schedules.get(name, 1.0)
+        value = schedule(step) if callable(schedule) else schedule
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise WeightingError(
+                f"Scheduled: the weight of {name!r} must be a number at each step; found {value!r} at step {step}."
+            ) from None

@@ -92,8 +92,12 @@ class Stateful:
         """Continue from ``state``.
 
         Raises:
-            StateError: it belongs to another rule.
+            StateError: it is none, or belongs to another rule. Nothing was loaded.
         """
+        if not isinstance(state, Mapping) or not state.keys() >= self.state_dict().keys():
+            raise StateError(
+                f"The weighting is {type(self.rule).__name__}; the state must be a Stateful.state_dict(). Found {state!r}"
+            )
         if state["rule"] != type(self.rule).__name__:
             raise StateError(f"The weighting is {type(self.rule).__name__}; the state is of {state['rule']}.")
         self.steps = state["steps"]
