@@ -938,6 +938,7 @@ GOOD = {
     "weights": None,
     "weighting": None,
     "check": "now",
+    "losses": lambda m, batch: batch(m),
     "phases": lambda: alternate("gen", "disc"),
 }
 BAD = {
@@ -946,6 +947,9 @@ BAD = {
     "weighting": st.one_of(junk, st.sampled_from([Log(), FirstValue(), Fixed({"gen": 0.0})])),
     "check": junk,
     "phases": phases(),
+    "models": mappings(st.one_of(junk, st.builds(lambda: nn.Linear(4, 3)))),
+    "optimizers": mappings(st.one_of(junk, st.just(SGD))),
+    "losses": junk,
 }
 
 
@@ -958,8 +962,10 @@ BAD = {
 def test_whatever_is_declared_the_error_is_a_cograd_error_and_nothing_is_lost(data, spoilt, batches, picture, same):
     options = GOOD | {name: data.draw(BAD[name], label=name) for name in sorted(spoilt)}
     models = networks()
+    options.setdefault("models", models)
+    options.setdefault("optimizers", SGD)
     try:
-        joint = build(models=models, **options | {"phases": options["phases"]()})
+        joint = build(**options | {"phases": options["phases"]()})
     except CogradError as error:
         says(error)
         build(models=models).step(good)

@@ -96,7 +96,7 @@ class Stateful:
         """
         if not isinstance(state, Mapping) or not state.keys() >= self.state_dict().keys():
             raise StateError(
-                f"The weighting is {type(self.rule).__name__}; the state must be a Stateful.state_dict(). Found {state!r}"
+                f"The weighting is {type(self.rule).__name__}; the state must be its state_dict(); found {state!r}."
             )
         if state["rule"] != type(self.rule).__name__:
             raise StateError(f"The weighting is {type(self.rule).__name__}; the state is of {state['rule']}.")
