@@ -1,5 +1,7 @@
 """The command itself: help, version, what it says when it cannot run, and what importing costs."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -101,6 +103,17 @@ def test_python_m_cograd_is_the_same_command(shell, capsys):
     ran = shell("-m", "cograd", "recipe", "path", "gan")
     assert main(["recipe", "path", "gan"]) == 0
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, capsys.readouterr().out, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stops_early_sees_no_traceback(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "cograd", "recipe", "list"]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+    assert ran.stderr == ""
 
 
 def test_what_is_heavy_is_imported_only_when_it_is_needed(shell):

@@ -12,7 +12,7 @@ from rich.text import Text
 from cograd.cli._passes import passes
 from cograd.cli._trial import Trial, number
 
-_WIDE = 120  # columns that a row on one or two lines needs
+_WIDE = 140  # columns from which on most rows need no more than two lines
 
 
 def table(trials: Sequence[Trial], width: int) -> Table:
