@@ -276,6 +276,16 @@ DECLARATIONS = {
     "weights is a number": ({"weights": 2.0}, WeightingError, ["weights maps losses to numbers", "float"]),
     "weighting is a name": ({"weighting": "pcgrad"}, WeightingError, ["A weighting is a rule", "'pcgrad'"]),
     "weighting is a class": ({"weighting": FirstValue}, WeightingError, ["A weighting is a rule", "FirstValue()"]),
+    "weighting has a state already": (
+        {"weighting": Stateful(FirstValue())},
+        WeightingError,
+        ["A weighting is a rule such as cograd.weighting.FirstValue()", "found <cograd.weighting._stateful.Stateful"],
+    ),
+    "a phase's weighting is zero": (
+        {"phases": [Phase("gen"), Phase("disc", weighting=0)]},
+        WeightingError,
+        ["A weighting is a rule", "found 0"],
+    ),
     "a phase's weighting is a name": (
         {"phases": [Phase("gen"), Phase("disc", weighting="log")]},
         WeightingError,

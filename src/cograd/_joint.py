@@ -21,7 +21,7 @@ from cograd._state import load_state, save_state
 from cograd._update import LossesFunction, Setup, Update
 from cograd._weights import Weights
 from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, WeightingError, quoted, unknown
-from cograd.weighting import Weighting
+from cograd.weighting import Stateful, Weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,9 @@ class Joint:
         self._setup = Setup(self.models, losses, routes, declared, self.optimizers, check, grad_norms, freeze_buffers)
         self._updates: list[Update] = []
         for phase in self.phases:
-            rule = Weights(fixed, phase.weighting or weighting)
-            self._updates.append(Update(self._setup, phase, rule, self._updates))
+            rule = weighting if phase.weighting is None else phase.weighting
+            own = Weights(fixed, None if rule is None else Stateful(rule))
+            self._updates.append(Update(self._setup, phase, own, self._updates))
         _check_closures(self._updates)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
