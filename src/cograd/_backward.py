@@ -74,6 +74,7 @@ def backward(
 
     Raises:
         LossError: a loss is not a floating scalar with a graph.
+        ModelError: a model is not a module or its parameters, or two share a parameter.
         RouteError: an unknown name, or a loss that reaches a parameter of no model.
         UnreachedError: a loss reaches no parameter of a model that it is declared to train.
         WeightingError: a weight is not a finite number, or the rule cannot be used here.
@@ -205,4 +206,13 @@ def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
                 "(A generator can be read only once: pass the module, or a list.)"
             )
         named[name] = {str(i): t for i, t in enumerate(tensors)}
+    owner: dict[int, str] = {}
+    for name, parameters in named.items():
+        for key, t in parameters.items():
+            first = owner.setdefault(id(t), f"{name}.{key}")
+            if t.requires_grad and first != f"{name}.{key}":
+                raise ModelError(
+                    f"{first} and {name}.{key} are the same parameter, so it has no model of its own. Name the shared "
+                    "part as a model, and leave it out of the others."
+                )
     return named

@@ -211,6 +211,7 @@ def _check_retainable(found: Walk) -> None:
     if _compiled(found) and getattr(torch._functorch.config, "donated_buffer", False):
         raise PassError(
             "These routes need several backward passes through a compiled module, but torch.compile lets a backward "
-            "pass overwrite what it saved. Set torch._functorch.config.donated_buffer = False before the first call "
-            "of the compiled module, or put the losses into phases of their own."
+            "pass overwrite what it saved. Before the first call of the compiled module, import "
+            "torch._functorch.config and set torch._functorch.config.donated_buffer = False; or put the losses into "
+            "phases of their own."
         )

@@ -252,6 +252,18 @@ def test_a_declared_route_that_is_cut_is_an_error(differentiate):
         differentiate({"score": score}, models=models, trains={"score": ["trunk", "one"]})
 
 
+@pytest.mark.parametrize("differentiate", [cograd.backward, cograd.grad])
+def test_models_that_share_a_parameter_are_refused(differentiate):
+    """Its gradient would be counted once for each of them."""
+    models, x = network(0)
+    whole = nn.Sequential(models["trunk"], models["one"])
+    score = {"score": whole(x).mean()}
+    with pytest.raises(cograd.errors.ModelError, match=r"whole\.1\.weight and one\.weight are the same parameter"):
+        differentiate(score, models={"whole": whole, "one": models["one"]})
+    models["one"].requires_grad_(False)
+    differentiate(score, models={"whole": whole, "one": models["one"]})
+
+
 @pytest.mark.parametrize("weighting", [None, cograd.weighting.Log()], ids=["factor", "rule"])
 def test_changing_a_gradient_in_place_changes_nothing_else(weighting):
     """A loss that is a view of a parameter: its ``.grad`` could be the very tensor that started the backward."""
