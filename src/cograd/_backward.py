@@ -162,7 +162,7 @@ def _prepare(
     if isinstance(weighting, Weighting) and weighting.remembers:
         raise WeightingError(
             f"{type(weighting).__name__} remembers earlier steps, and a function has no place for that. Make it "
-            f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}); then weighting=balance."
+            f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}), and pass balance."
         )
     factors = Weights(weights, weighting)
     check_loss_names({name: f"weights[{name!r}]" for name in factors.fixed}, losses, WeightingError)
@@ -196,8 +196,9 @@ def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
         raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {type(models).__name__}.')
     named: dict[str, dict[str, Tensor]] = {}
     for name, model in models.items():
+        named[name] = {}
         if isinstance(model, nn.Module):
-            named[name] = {key: p for key, p in model.named_parameters()}
+            named[name] |= model.named_parameters()
             continue
         tensors = list(model) if isinstance(model, Iterable) and not isinstance(model, str | Mapping) else []
         if not tensors or not all(isinstance(t, Tensor) and t.is_leaf for t in tensors):

@@ -16,11 +16,11 @@ from cograd._optimizers import Optimizers, build_optimizers, check_ownership, me
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._report import StepReport
-from cograd._routes import Trains, model_names, parse_trains
+from cograd._routes import Trains, parse_trains
 from cograd._state import load_state, save_state
 from cograd._update import LossesFunction, Setup, Update
 from cograd._weights import Weights
-from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, WeightingError, quoted, unknown
+from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, quoted, unknown
 from cograd.weighting import Stateful, Weighting
 
 
@@ -134,7 +134,7 @@ class Joint:
         declared = {name: f"weights[{name!r}]" for name in fixed}
         declared |= {name: f"trains[{name!r}]" for name in routes}
         for phase in self.phases:
-            declared |= {name: f"the phase '{phase}'" for name in phase.losses or ()}
+            declared |= dict.fromkeys(phase.losses or (), f"the phase '{phase}'")
         self._setup = Setup(self.models, losses, routes, declared, self.optimizers, check, grad_norms, freeze_buffers)
         self._updates: list[Update] = []
         for phase in self.phases:

@@ -17,14 +17,15 @@ Losses = Mapping[str, LossLike]
 
 def check_mapping(returned: object) -> Mapping[str, LossLike]:
     """Raises LossError unless ``returned`` maps names to losses."""
-    if not isinstance(returned, Mapping):
+    if isinstance(returned, dict | Mapping):  # a dict is much the quickest to recognise
+        if all([isinstance(name, str) for name in returned]):
+            return returned
         raise LossError(
-            f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
+            f"The name of a loss is a string; found {next(k for k in returned if not isinstance(k, str))!r}."
         )
-    for name in returned:
-        if not isinstance(name, str):
-            raise LossError(f"The name of a loss is a string; found {name!r}.")
-    return returned
+    raise LossError(
+        f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
+    )
 
 
 def evaluate(name: str, loss: Any) -> Tensor | None:
@@ -65,19 +66,19 @@ def no_graph(name: str, loss: Tensor) -> LossError:
 
 def not_finite(losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]) -> str | None:
     """A sentence about the first loss or weight that is NaN or infinite. Synchronises once."""
-    for name, w in weights.items():
-        if isinstance(w, float) and not math.isfinite(w):
-            return f"the weight of loss {name!r} is {w}"
-    tensors = [*losses.values(), *(w for w in weights.values() if isinstance(w, Tensor))]
-    if all([x.is_cpu for x in tensors]):
-        fine = all([math.isfinite(x.item()) for x in tensors])
+    values = [*losses.values(), *weights.values()]
+    if all([loss.is_cpu for loss in losses.values()]):
+        fine = all(map(math.isfinite, values))
     else:
-        fine = bool(torch.isfinite(torch.stack([x.to(tensors[0].device, torch.float32) for x in tensors])).all())
+        tensors = [x for x in values if isinstance(x, Tensor)]
+        numbers = [x for x in values if not isinstance(x, Tensor)]
+        stacked = torch.stack([x.to(tensors[0].device, torch.float32) for x in tensors])
+        fine = all(map(math.isfinite, numbers)) and bool(torch.isfinite(stacked).all())
     if fine:
         return None
-    seen = {f"loss {name!r}": loss for name, loss in losses.items()}
-    seen |= {f"the weight of loss {name!r}": w for name, w in weights.items() if isinstance(w, Tensor)}
-    return next(f"{what} is {x.item()}" for what, x in seen.items() if not math.isfinite(x.item()))
+    seen = {f"loss {name!r}": float(loss) for name, loss in losses.items()}
+    seen |= {f"the weight of loss {name!r}": float(w) for name, w in weights.items()}
+    return next(f"{what} is {x}" for what, x in seen.items() if not math.isfinite(x))
 
 
 def _number(value: object) -> bool:

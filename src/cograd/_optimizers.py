@@ -83,8 +83,8 @@ def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Op
                 f" It has the shape of {twins[0]}: was the model copied after the optimizer was made?" if twins else ""
             )
             problems.append(
-                f"optimizers[{name!r}] holds {len(strangers)} parameter(s) of no model, the first of shape {shape}.{copy} "
-                "Name the module that owns it as a model too, or make the optimizer from the models' parameters."
+                f"optimizers[{name!r}] holds {len(strangers)} parameter(s) of no model, the first of shape {shape}."
+                f"{copy} Name its module as a model too, or make the optimizer from the parameters of the models."
             )
     if problems:
         raise OptimizerError(report(problems))

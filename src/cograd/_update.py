@@ -22,7 +22,6 @@ from cograd._report import Report, weighted
 from cograd._routes import check_loss_names
 from cograd._weights import Weight, Weights
 from cograd.errors import (
-    LossError,
     ModelError,
     NonFiniteLossError,
     PartialStepError,
@@ -67,7 +66,7 @@ class Update:
         self._used: set[str] = set()  # losses that had a graph here
         self._idle: set[str] = set()  # losses that had none
         self._unchecked: tuple[dict[str, Tensor], dict[str, Weight]] = ({}, {})
-        self._without: object = None
+        self._without = -1  # parameters without gradient in the last update
         self.bind()
 
     def bind(self) -> None:
@@ -181,7 +180,7 @@ class Update:
         return losses, before
 
     def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Report:
-        """Differentiate ``losses``, and report once the gradients have arrived where they should. Empties ``losses``."""
+        """Differentiate ``losses``, which it empties, and check that the gradients arrived where they should."""
         try:
             plan = self._planner.plan(losses)
         except RouteError:  # a stranger: was a part of a model replaced?
@@ -199,29 +198,14 @@ class Update:
             self._refuse(not_finite(values, weights), "no parameter has moved")
         elif self.setup.check == "late":
             self._unchecked = (values, weights)
-        without = {
-            name: none
-            for name, parameters in self.trained.items()
-            if (none := [i for i, p in enumerate(parameters) if p.grad is None])
-        }
-        skipped = [name for name, none in without.items() if len(none) == len(self.trained[name])]
-        if without != self._without:
+        without = [p for p in self._mine if p.grad is None]
+        if len(without) != self._without:
             self._same_parameters()
-            self._without = without
-        for name in skipped:
-            self._explain_skipped(name, values)
-        norms = {}
-        if self.setup.grad_norms:
-            norms = {name: _norm(parameters) for name, parameters in self.trained.items() if name not in skipped}
-        return Report(
-            losses=values,
-            weights=weights,
-            plan=plan,
-            models=tuple(name for name in self.trained if name not in skipped),
-            skipped=tuple(skipped),
-            without_grad={name: self._keys(name, none) for name, none in without.items() if name not in skipped},
-            grad_norms=norms,
-        )
+            self._without = len(without)
+        skipped, some = self._lacking(values) if without else ((), {})
+        models = tuple(name for name in self.trained if name not in skipped)
+        norms = {name: _norm(self.trained[name]) for name in models} if self.setup.grad_norms else {}
+        return Report(values, weights, plan, models, skipped, some, norms)
 
     # -- what freezes ------------------------------------------------------------------------------------------------
 
@@ -276,6 +260,19 @@ class Update:
             raise error
         self._idle.add(loss)
 
+    def _lacking(self, losses: Mapping[str, Tensor]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """The models without any gradient, and of the others the parameters without one."""
+        skipped, some = [], {}
+        for model in self.trained:
+            trained = [(key, p) for key, p in self.setup.models[model].named_parameters() if p.requires_grad]
+            keys = tuple(key for key, p in trained if p.grad is None)
+            if len(keys) == len(trained):
+                self._explain_skipped(model, losses)
+                skipped.append(model)
+            elif keys:
+                some[model] = keys
+        return tuple(skipped), some
+
     def _explain_skipped(self, model: str, losses: Mapping[str, Tensor]) -> None:
         """A model may stay without gradient only if a loss that could train it is absent from this batch."""
         for name in losses:
@@ -285,7 +282,8 @@ class Update:
         if all(name in losses or name in self._idle for name in mine):
             raise UnreachedError(
                 f"The phase '{self.phase}' updates {model!r}, but no gradient flows to it from any of its losses "
-                f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} out."
+                f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} "
+                "out."
             )
 
     def _same_parameters(self) -> None:
@@ -295,21 +293,17 @@ class Update:
             for key, p in self.setup.models[name].named_parameters():
                 if id(p) not in known:
                     raise ModelError(
-                        f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it would "
-                        "never train. Add it with optimizer.add_param_group, or build the optimizer and the Joint anew."
+                        f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it "
+                        "would never train. Add it with optimizer.add_param_group, or make optimizer and Joint anew."
                     )
 
     def _refuse(self, what: str | None, when: str) -> None:
         if what:
             self._unchecked = ({}, {})
             raise NonFiniteLossError(
-                f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by zero, or "
-                "a learning rate that is too high."
+                f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by "
+                "zero, or a learning rate that is too high."
             )
-
-    def _keys(self, model: str, positions: Sequence[int]) -> tuple[str, ...]:
-        keys = [key for key, p in self.setup.models[model].named_parameters() if p.requires_grad]
-        return tuple(keys[i] for i in positions)
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -58,8 +58,8 @@ class Weights:
             self.balance.commit()
 
 
-def cotangent(loss: Tensor, weight: Weight) -> Tensor:
-    """The gradient of ``weight * loss`` with respect to ``loss``.
+def cotangent(loss: Tensor, weight: Weight) -> Tensor | None:
+    """The gradient of ``weight * loss`` with respect to ``loss``; None, as autograd has it, for one.
 
     Bit for bit what autograd computes for the product, without its two extra operations. For half
     precision the product is that of the loss in float32. Always a new tensor: below a loss that is
@@ -67,6 +67,8 @@ def cotangent(loss: Tensor, weight: Weight) -> Tensor:
     """
     if isinstance(weight, Tensor):
         return weight.to(device=loss.device, dtype=loss.dtype, copy=True)
+    if weight == 1.0:
+        return None
     return _constant(weight, loss.dtype, loss.device).clone()
 
 
