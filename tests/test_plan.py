@@ -129,7 +129,7 @@ def test_random_architectures_get_exactly_the_declared_gradients(data):
     assert sorted(ran) == sorted(wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_a_planner_that_has_seen_other_graphs_is_still_right(data):
     """The same losses, models and routes, but a new random graph in each of five steps."""
@@ -343,6 +343,24 @@ def test_a_loss_without_route_that_comes_to_reach_more(turns):
         }
 
     assert_every_step(linears(3), losses, {"fixed": "A"}, turns)
+
+
+def test_a_loss_that_comes_to_reach_a_model_that_it_must_not_train():
+    """First one pass to everything in sight would do; ``own`` is absent all the time."""
+    models = linears(2)
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
+
+    def losses(m, turn):
+        if turn == 0:
+            return {"first": m.A(x).mean(), "own": m.B(x).mean()}
+        return {"first": m.A(m.B(x) if turn == 3 else x).mean(), "own": None}
+
+    joint = cograd.Joint(models=models, losses=losses, trains={"first": "A", "own": "B"}, optimizers=sgd)
+    joint.step(0)
+    before = [p.detach().clone() for p in models["B"].parameters()]
+    for turn in (1, 2, 3):
+        joint.step(turn)
+    assert all(map(torch.equal, before, models["B"].parameters()))
 
 
 def test_branches_that_swap_models(walks):

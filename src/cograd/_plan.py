@@ -15,6 +15,8 @@ from cograd._cover import bits, fewest
 from cograd._graph import Path, Walk, leads, walk
 from cograd.errors import PassError, RouteError, UnreachedError, quoted
 
+_KNOWN = 1024  # combinations of losses that a planner remembers
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -98,6 +100,9 @@ class Planner:
             PassError: the graph cannot be differentiated in the passes that are needed.
         """
         names = tuple(losses)
+        if len(self._wholes) + len(self._proofs) > _KNOWN:  # each combination of present losses is one
+            self._wholes.clear()
+            self._proofs.clear()
         if plan := self._wholes.get(names):
             return plan
         proof = self._proofs.get(names)
@@ -115,7 +120,7 @@ class Planner:
             self._wholes[names] = plan
         elif self._right_for_any_graph(names, plan) and not _compiled(found):
             obstacles = _obstacles(routes, reach, len(plan.passes), found)
-            self._proofs[names] = _Proof(_all_retained(plan), tuple((names[k], path, m) for k, path, m in obstacles))
+            self._proofs[names] = _Proof(_for_any_graph(plan), tuple((names[k], path, m) for k, path, m in obstacles))
         return plan
 
     def _route(self, loss: str) -> int:
@@ -197,10 +202,13 @@ def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: 
     return cells
 
 
-def _all_retained(plan: Plan) -> Plan:
-    """``plan`` for a graph that is not walked: any pass may have operations in common with a later one."""
+def _for_any_graph(plan: Plan) -> Plan:
+    """``plan`` for a graph that is not walked.
+
+    Any pass may have operations in common with a later one, and may reach a model that it must not train.
+    """
     *earlier, last = plan.passes
-    return replace(plan, passes=(*(replace(p, retain=True) for p in earlier), last))
+    return replace(plan, passes=(*(replace(p, retain=True) for p in earlier), last), whole=False)
 
 
 def _compiled(found: Walk) -> bool:
