@@ -20,7 +20,7 @@ from cograd._routes import Trains, parse_trains
 from cograd._state import load_state, save_state
 from cograd._update import LossesFunction, Setup, Update
 from cograd._weights import Weights
-from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, quoted, unknown
+from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, RouteError, quoted, unknown
 from cograd.weighting import Stateful, Weighting
 
 
@@ -141,6 +141,7 @@ class Joint:
             rule = weighting if phase.weighting is None else phase.weighting
             own = Weights(fixed, None if rule is None else Stateful(rule))
             self._updates.append(Update(self._setup, phase, own, self._updates))
+        _check_routes(routes, self.phases)
         _check_closures(self._updates)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
@@ -275,6 +276,17 @@ def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Modu
             f"No phase updates {quoted(idle)}. Give each a phase, or freeze it: model.requires_grad_(False)."
         )
     return chosen
+
+
+def _check_routes(routes: Mapping[str, Iterable[str]], phases: Iterable[Phase]) -> None:
+    """Every declared loss trains a model that some phase updates."""
+    updated = {model for phase in phases for model in phase.models}
+    for loss, models in routes.items():
+        if not updated.intersection(models):
+            raise RouteError(
+                f"trains[{loss!r}] names {quoted(models)}, which no phase updates (a model that is frozen altogether has "
+                "no phase), so the loss would train nothing. Unfreeze the model, or take the loss out."
+            )
 
 
 def _check_closures(updates: Iterable[Update]) -> None:

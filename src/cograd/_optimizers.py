@@ -84,7 +84,7 @@ def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Op
             )
             problems.append(
                 f"optimizers[{name!r}] holds {len(strangers)} parameter(s) of no model, the first of shape {shape}."
-                f"{copy} Name its module as a model too, or make the optimizer from the parameters of the models."
+                f"{copy} Name its module as a model too, or make the optimizer from the models' parameters."
             )
     if problems:
         raise OptimizerError(report(problems))

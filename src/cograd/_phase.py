@@ -69,6 +69,8 @@ class Phase:
 
     def __str__(self) -> str:
         words = [f"update {', '.join(self.models)}"]
+        if self.losses is not None:
+            words.append(f"by {', '.join(self.losses)}")
         if self.every > 1:
             words.append(f"every {self.every} batches")
         if self.repeat > 1:
