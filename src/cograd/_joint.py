@@ -284,8 +284,8 @@ def _check_routes(routes: Mapping[str, Iterable[str]], phases: Iterable[Phase]) 
     for loss, models in routes.items():
         if not updated.intersection(models):
             raise RouteError(
-                f"trains[{loss!r}] names {quoted(models)}, which no phase updates (a model that is frozen altogether has "
-                "no phase), so the loss would train nothing. Unfreeze the model, or take the loss out."
+                f"trains[{loss!r}] names {quoted(models)}, which no phase updates (or has no parameter that requires "
+                "grad), so the loss would train nothing. Add a phase, unfreeze the model, or take the loss out."
             )
 
 
