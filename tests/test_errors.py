@@ -97,6 +97,12 @@ def hooked_models():
     return models
 
 
+def frozen_models():
+    models = networks()
+    models["gen"].requires_grad_(False)
+    return models
+
+
 def lazy_models():
     return networks() | {"gen": nn.LazyLinear(3)}
 
@@ -249,6 +255,11 @@ DECLARATIONS = {
         },
         OptimizerError,
         ["optimizer 'gen' evaluates the losses itself", "no other phase"],
+    ),
+    "a loss for a frozen model only": (
+        {"models": frozen_models(), "optimizers": lambda models: SGD(models["disc"].parameters())},
+        RouteError,
+        ["trains['gen'] names 'gen', which no phase updates", "no parameter that requires grad", "unfreeze the model"],
     ),
     "a phase of an unknown model": (
         {"phases": [Phase("gen"), Phase("dics")]},
@@ -506,7 +517,10 @@ def test_a_parameter_of_no_model_is_refused_on_the_first_batch(picture, same):
     [
         ({"trains": {"disc": "disc", "gne": "gen"}}, ["trains['gne'] names loss 'gne'"]),
         ({"weights": {"gne": 2.0}}, ["weights['gne'] names loss 'gne'"]),
-        ({"phases": [Phase("gen", losses="gne"), Phase("disc")]}, ["the phase 'update gen", "names loss 'gne'"]),
+        (
+            {"phases": [Phase("gen"), Phase("disc", losses=("disc", "gne"))]},
+            ["the phase 'update disc, by disc, gne' names loss 'gne'"],
+        ),
     ],
     ids=["trains", "weights", "phases"],
 )
@@ -549,7 +563,7 @@ def test_a_model_that_no_loss_trains_is_refused(phases, picture, same):
 
 
 def test_a_phase_whose_losses_leave_a_model_untrained_is_refused():
-    joint = build(phases=[Phase("gen", losses="disc"), Phase("disc")])
+    joint = build(trains={"disc": "disc"}, phases=[Phase("gen", losses="disc"), Phase("disc")])
     with pytest.raises(PhaseError) as caught:
         joint.step(good)
     says(caught.value, "updates 'gen', but none of the losses 'disc', 'gen' trains it there")
@@ -975,7 +989,7 @@ def test_whatever_is_declared_the_error_is_a_cograd_error_and_nothing_is_lost(da
     options.setdefault("models", models)
     options.setdefault("optimizers", SGD)
     try:
-        joint = build(**options | {"phases": options["phases"]()})
+        joint = Joint(**options | {"phases": options["phases"]()})
     except CogradError as error:
         says(error)
         build(models=models).step(good)
