@@ -210,6 +210,18 @@ def test_a_cut_in_user_code_saves_a_pass():
         assert passes(losses, models, {"task": ["A", "B"], "probe": "C"}) == expected
 
 
+def test_the_number_of_passes_follows_the_graph_in_every_step():
+    """Also where a plan for the same losses is known already."""
+
+    def losses(m, cut):
+        hidden = m.A(torch.ones(3, 2, dtype=torch.float64))
+        return {"task": m.B(hidden).mean(), "probe": m.C(hidden.detach() if cut else hidden).mean()}
+
+    joint = cograd.Joint(models=linears(3), losses=losses, trains={"task": ["A", "B"], "probe": "C"}, optimizers=sgd)
+    turns = [True, False, False, True, True, False, True]
+    assert [len(joint.step(cut).phases[0].plan.passes) for cut in turns] == [1 if cut else 2 for cut in turns]
+
+
 def test_losses_that_share_nothing_need_one_pass():
     models = linears(2)
     x = torch.ones(3, 2, dtype=torch.float64)

@@ -180,3 +180,26 @@ def test_a_frozen_model_does_not_move_by_a_hair(mlp, batches, make):
         moved, still = ("a", "b") if turn % 2 == 0 else ("b", "a")
         assert torch.equal(seen[still][turn], seen[still][turn + 1])
         assert not torch.equal(seen[moved][turn], seen[moved][turn + 1])
+
+
+def test_gradients_left_over_from_elsewhere_do_not_count(check, optimizer, towers, ratings):
+    """Whatever another loop left in ``.grad``: the tower whose turn it is steps on its own gradient alone."""
+
+    def joint(m):
+        built = cograd.Joint(
+            models=m,
+            losses=lambda m, batch: {"rating": rating_loss(m, batch)},
+            optimizers=optimizer([p for model in m.values() for p in model.parameters()]),
+            phases=cograd.alternate("user", "item"),
+        )
+        step = built.step
+
+        def with_leftovers(batch):
+            for model in m.values():
+                model.weight.grad = torch.full_like(model.weight, 3.0)
+            return step(batch)
+
+        built.step = with_leftovers
+        return built
+
+    check(towers, in_turns(optimizer), joint, ratings)

@@ -264,18 +264,24 @@ def test_models_that_share_a_parameter_are_refused(differentiate):
     differentiate(score, models={"whole": whole, "one": models["one"]})
 
 
-@pytest.mark.parametrize("weighting", [None, cograd.weighting.Log()], ids=["factor", "rule"])
-def test_changing_a_gradient_in_place_changes_nothing_else(weighting):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": {"p": 2.0}}, {"weighting": cograd.weighting.Log()}],
+    ids=["plain", "factor", "rule"],
+)
+def test_changing_a_gradient_in_place_changes_nothing_else(options):
     """A loss that is a view of a parameter: its ``.grad`` could be the very tensor that started the backward."""
     p = nn.Parameter(torch.ones(1))
-    reports = []
+    factor = options.get("weights", {}).get("p", 1.0)
     for _ in range(2):
-        reports.append(cograd.backward({"p": p.view(())}, weighting=weighting))
-        assert p.grad.tolist() == [1.0]
+        report = cograd.backward({"p": p.view(())}, **options)
+        assert p.grad.tolist() == [factor]
         p.grad.mul_(7)
-        assert float(reports[-1].weights["p"]) == 1.0
+        assert float(report.weights["p"]) == factor
         p.grad = None
-    assert cograd.grad({"p": p.view(())}, models={"m": [p]})["m"]["0"].tolist() == [1.0]
+        got = cograd.grad({"p": p.view(())}, models={"m": [p]}, **options)["m"]["0"]
+        assert got.tolist() == [factor]
+        got.mul_(7)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
