@@ -686,6 +686,15 @@ def test_late_checking_tells_one_step_later(picture, same):
     joint.step(lambda m: {"disc": torch.zeros(()) * m.disc.weight.sum(), "gen": 0 * m.gen[0].weight.nan_to_num().sum()})
 
 
+def test_late_checking_forgets_a_step_that_was_undone():
+    joint = three(check="late")
+    joint.step(both)
+    with pytest.raises(UnreachedError):
+        joint.step(lambda m: {name: loss * math.nan for name, loss in cut_all(m).items()})
+    joint.step(both)
+    assert joint.steps == 2
+
+
 def test_unchecked_losses_go_through():
     joint = build(check="off", weighting=None)
     joint.step(late_nan)

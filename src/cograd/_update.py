@@ -65,7 +65,7 @@ class Update:
         self._met: dict[str, bool]  # losses that were returned before -> whether they concern this phase
         self._used: set[str] = set()  # losses that had a graph here
         self._idle: set[str] = set()  # losses that had none
-        self._unchecked: tuple[dict[str, Tensor], dict[str, Weight]] = ({}, {})
+        self._unchecked: tuple[Mapping[str, Tensor], Mapping[str, Weight]] = ({}, {})
         self._without = -1  # parameters without gradient in the last update
         self.bind()
 
@@ -107,6 +107,8 @@ class Update:
         for name in report.models:
             for p in self.trained[name]:
                 p.grad = None
+        if self.setup.check == "late":
+            self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
         self.weights.commit()
         return report
@@ -196,8 +198,6 @@ class Update:
         run(plan, losses, weights, self.trained)
         if self.setup.check == "now":
             self._refuse(not_finite(values, weights), "no parameter has moved")
-        elif self.setup.check == "late":
-            self._unchecked = (values, weights)
         without = [p for p in self._mine if p.grad is None]
         if len(without) != self._without:
             self._same_parameters()
