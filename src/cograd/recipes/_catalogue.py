@@ -36,8 +36,8 @@ def build(name: str, **options: Any) -> Recipe:
     Raises:
         RecipeError: there is no such recipe. Names those that there are.
 
-    >>> build("gan", seed=1).trivial
-    'uniform noise'
+    >>> build("fusion", seed=1).trivial
+    'always benign'
     """
     known = names()
     if name not in known:

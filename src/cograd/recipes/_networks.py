@@ -1,0 +1,42 @@
+"""The network that most recipes use, and how to ask trained models for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from cograd import Joint, Models
+
+
+def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers from each of ``sizes`` to the next, with the activation between them.
+
+    >>> mlp(64, 128, 10)
+    Sequential(
+      (0): Linear(in_features=64, out_features=128, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=128, out_features=10, bias=True)
+    )
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+@contextmanager
+def predicting(joint: Joint) -> Iterator[Models]:
+    """The models in eval mode and without gradients. Their modes are put back afterwards."""
+    training = [module for name in joint.models for module in joint.models[name].modules() if module.training]
+    try:
+        for name in joint.models:
+            joint.models[name].eval()
+        with torch.no_grad():
+            yield joint.models
+    finally:
+        for module in training:
+            module.training = True
