@@ -24,7 +24,7 @@ def draw_images(figure: Figure, rows: Sequence[Tensor], labels: Sequence[str] = 
     for i, row in enumerate(rows):
         for axis, image in zip(axes[i], row, strict=True):
             side = math.isqrt(len(image))
-            axis.imshow(image.reshape(side, side), cmap="gray_r", vmin=-1, vmax=1)
+            axis.imshow(image.reshape(side, side).numpy(), cmap="gray_r", vmin=-1, vmax=1)
             axis.axis("off")
         if labels:
             axes[i, 0].set_title(labels[i], loc="left", fontsize="small")

@@ -18,12 +18,13 @@ import cograd
 from cograd.recipes import Recipe, accuracy, draw_images, load, main, majority, minibatches, mlp, predicting
 
 Batch = tuple[Tensor, ...]
+NOISE = 0.7  # standard deviation; white is -1, black is 1
 
 
 def losses(m: Any, batch: Batch) -> cograd.Losses:
     """How far the denoised images are from the clean ones, and how badly they are read."""
     clean, digit = batch
-    denoised = m.denoiser(clean + torch.randn_like(clean))
+    denoised = m.denoiser(clean + NOISE * torch.randn_like(clean))
     return {
         "denoise": mse_loss(denoised, clean),
         "classify": cross_entropy(m.classifier(denoised), digit),
@@ -34,7 +35,7 @@ def build(seed: int = 0) -> Recipe:
     """Models, optimizers, data, and how to judge the result."""
     torch.manual_seed(seed)
     data = load("digits", seed)
-    noisy = data.test_x + torch.randn_like(data.test_x)
+    noisy = data.test_x + NOISE * torch.randn_like(data.test_x)
     joint = cograd.Joint(
         models={"denoiser": mlp(64, 128, 64), "classifier": mlp(64, 64, 10)},
         losses=losses,
@@ -68,7 +69,7 @@ def by_hand(m: Any, optimizers: Any) -> Callable[[Batch], object]:
 
     def step(batch: Batch) -> object:
         clean, digit = batch
-        denoised = m.denoiser(clean + torch.randn_like(clean))
+        denoised = m.denoiser(clean + NOISE * torch.randn_like(clean))
         denoise, classify = mse_loss(denoised, clean), cross_entropy(m.classifier(denoised), digit)
         for optimizer in optimizers.values():
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""A small student learns from a large frozen teacher and from the labels (schemes 10, 12).
+"""A small student learns from a large frozen teacher and from the labels (scheme 10).
 
 The teacher is a model like any other, so ``losses`` can use it and its weights are saved, but its
 parameters do not require gradients: nothing trains it and it needs no optimizer.

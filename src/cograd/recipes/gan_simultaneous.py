@@ -1,8 +1,8 @@
 """GAN on handwritten digits, generator and discriminator updated at once, from one forward (scheme 2).
 
-The discriminator judges the fakes once and both losses use its verdict, so a step has one forward
-less than taking turns. Both gradients are taken before either model moves, and ``trains`` keeps the
-generator's loss out of the discriminator and the other way round: two backward passes.
+The discriminator judges the fakes once and both losses use its verdict, so each model runs one
+forward less than when they take turns. Both gradients are taken before either model moves, and
+``trains`` keeps each loss out of the other's model: two backward passes.
 """
 
 from __future__ import annotations

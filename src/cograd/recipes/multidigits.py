@@ -60,6 +60,14 @@ def build(seed: int = 0, weighting: cograd.weighting.Weighting | None = RULE) ->
             code = m.encoder(test_x)
             return min(accuracy(m.left(code), test_left), accuracy(m.right(code), test_right))
 
+    def draw(figure: Any) -> None:
+        with predicting(joint) as m:
+            code = m.encoder(test_x[:18])
+            read = zip(m.left(code).argmax(1).tolist(), m.right(code).argmax(1).tolist(), strict=True)
+        draw_images(figure, test_x[:18].chunk(3))
+        for axis, (one, other) in zip(figure.axes, read, strict=True):
+            axis.set_title(f"{one} and {other}", fontsize="small")
+
     return Recipe(
         joint=joint,
         batches=minibatches(x, left, right, size=64, seed=seed),
@@ -69,7 +77,7 @@ def build(seed: int = 0, weighting: cograd.weighting.Weighting | None = RULE) ->
         baseline=min(majority(left, test_left), majority(right, test_right)),
         trivial="always the most common digit",
         by_hand=by_hand,
-        draw=lambda figure: draw_images(figure, test_x[:18].chunk(3)),
+        draw=draw,
     )
 
 

@@ -1,6 +1,6 @@
 """Two independent models, each with its own data and its own loss, trained side by side (scheme 1).
 
-One net learns to tell three wines apart, the other to tell whether a tumour is malignant. Neither
+One net learns to tell three wines apart, the other to tell whether a tumour is benign. Neither
 loss reaches the other's model, so one backward pass over both costs no more than one over each.
 """
 
@@ -22,10 +22,10 @@ Batch = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 def losses(m: Any, batch: Batch) -> cograd.Losses:
     """How wrong each net is about its own examples."""
-    (wine, kind), (tumour, malignant) = batch
+    (wine, kind), (tumour, benign) = batch
     return {
         "wine": cross_entropy(m.sommelier(wine), kind),
-        "cancer": cross_entropy(m.doctor(tumour), malignant),
+        "cancer": cross_entropy(m.doctor(tumour), benign),
     }
 
 
@@ -64,9 +64,9 @@ def by_hand(m: Any, optimizers: Any) -> Callable[[Batch], object]:
     """The same step in plain PyTorch."""
 
     def step(batch: Batch) -> object:
-        (wine, kind), (tumour, malignant) = batch
+        (wine, kind), (tumour, benign) = batch
         wine_loss = cross_entropy(m.sommelier(wine), kind)
-        cancer_loss = cross_entropy(m.doctor(tumour), malignant)
+        cancer_loss = cross_entropy(m.doctor(tumour), benign)
         for optimizer in optimizers.values():
             optimizer.zero_grad()
         (wine_loss + cancer_loss).backward()
