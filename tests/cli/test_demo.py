@@ -22,7 +22,7 @@ def interrupt(*_):
 
 
 def test_the_table_shows_what_a_recipe_consists_of_and_how_it_did(quick, capsys):
-    quick(score=lambda: 0.25, metric="distance", baseline=2.0, trivial="noise")
+    quick(score=lambda: 0.25, metric="distance", baseline=2.0, trivial="noise", higher_is_better=False)
     assert main(["demo", "gan", "wgan_gp"]) == 0
     out = capsys.readouterr().out
     assert rows(out)["recipe"][:7] == ["recipe", "models", "losses", "passes", "metric", "result", "to beat"]
