@@ -636,6 +636,99 @@ def test_one_of_two_losses_cut_from_a_declared_model(steps, picture, same):
     joint.step(both)
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_one_of_two_losses_cut_where_both_train_everything(steps, picture, same):
+    joint = three(trains={"a": ["trunk", "left", "right"], "b": ["trunk", "left", "right"]})
+
+    def mixed(m, cut=lambda x: x):
+        z = m.trunk(X)
+        return {"a": (m.left(z) * m.right(z)).mean(), "b": (m.left(z) - m.right(cut(z))).square().mean()}
+
+    def without_trunk(m):
+        return mixed(m) | {"b": (m.left(m.trunk(X).detach()) - m.right(m.trunk(X).detach())).square().mean()}
+
+    for _ in range(steps):
+        joint.step(mixed)
+    before = picture(joint)
+    with pytest.raises(UnreachedError) as caught:
+        joint.step(without_trunk)
+    says(caught.value, "loss 'b' is declared to train 'trunk'", "detach()")
+    same(before, picture(joint))
+    joint.step(mixed)
+
+
+def test_a_loss_that_trains_only_a_model_without_a_phase_is_refused():
+    models = {"student": nn.Linear(4, 1), "teacher": nn.Linear(4, 1).requires_grad_(False)}
+    with pytest.raises(RouteError) as caught:
+        Joint(models=models, losses=lambda m, x: {}, trains={"soft": "teacher"}, optimizers=Adam)
+    says(caught.value, "trains['soft'] names 'teacher'", "requires grad", "unfreeze the model")
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_flags_that_the_losses_function_switches_on(steps, picture, same):
+    """The habit of loops by hand: a frozen model is unfrozen where its loss is computed."""
+    joint = build(trains={"disc": "disc", "gen": "gen"}, phases=alternate("disc", "gen"))
+
+    def unfreezing(m):
+        m.gen.requires_grad_(True)
+        return good(m)
+
+    for _ in range(steps):
+        joint.step(good)
+    if steps:  # the passes are known to be right and name their parameters: it makes no difference
+        twin = copy.deepcopy(joint)
+        torch.manual_seed(0)
+        joint.step(unfreezing)
+        torch.manual_seed(0)
+        twin.step(good)
+        same(picture(joint), picture(twin))
+        return
+    with pytest.raises(ModelError) as caught:
+        joint.step(unfreezing)
+    says(caught.value, "switches on requires_grad", "update disc", "Leave the flags alone")
+
+
+@pytest.mark.parametrize("rule", [Fixed({"gne": 2.0}), Scheduled({"gne": 2.0})], ids=["Fixed", "Scheduled"])
+def test_a_rule_that_names_an_unknown_loss(rule, picture, same):
+    joint = build(weighting=rule)
+    before = picture(joint)
+    with pytest.raises(WeightingError) as caught:
+        joint.step(good)
+    says(caught.value, f"{type(rule).__name__} names loss 'gne'", "Did you mean 'gen'?")
+    same(before, picture(joint))
+
+
+def test_an_unknown_model_in_the_losses_function(picture, same):
+    joint = build()
+    before = picture(joint)
+    for ask in (lambda m: m.gan, lambda m: m["gan"]):
+        with pytest.raises(ModelError, match=r"There is no model 'gan'\. .*Did you mean 'gen'\?") as caught:
+            joint.step(ask)
+        assert isinstance(caught.value, AttributeError | KeyError)
+    assert not hasattr(joint.models, "gan")
+    same(before, picture(joint))
+
+
+def test_a_plan_for_a_batch_needs_gradients():
+    joint = build()
+    with torch.no_grad(), pytest.raises(GradModeError, match=r"plan\(\) needs gradients"):
+        joint.plan(good)
+
+
+def test_a_search_that_ends_at_nan_is_not_passed_over():
+    net = nn.Linear(2, 1)
+    calls = []
+
+    def losses(m, x):
+        calls.append(1)
+        return {"l": m.net(x).square().mean() * (1.0 if len(calls) == 1 else torch.nan)}
+
+    joint = Joint(models={"net": net}, losses=losses, optimizers=torch.optim.LBFGS(net.parameters(), max_iter=4))
+    with pytest.raises(PartialStepError) as caught:
+        joint.step(torch.randn(8, 2))
+    says(caught.value, "NaN", "last checkpoint")
+
+
 def test_a_model_cut_from_all_losses_without_declared_routes(picture, same):
     joint = three()
     joint.step(both)

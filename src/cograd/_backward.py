@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cograd._losses import LossLike, check_mapping, evaluate, no_graph
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
-from cograd._routes import Trains, check_loss_names, parse_trains
+from cograd._routes import Mention, Trains, check_mentions, parse_trains
 from cograd._weights import Weight, Weights, cotangent
 from cograd.errors import LossError, ModelError, RouteError, WeightingError, quoted
 from cograd.weighting import Stateful, Weighting
@@ -158,14 +158,14 @@ def _prepare(
         raise RouteError("trains names models, so models= is needed too: name -> module.")
     groups = {name: [t for t in named.values() if t.requires_grad] for name, named in models.items()}
     routes = parse_trains(trains, groups)
-    check_loss_names({name: f"trains[{name!r}]" for name in routes}, losses, RouteError)
     if isinstance(weighting, Weighting) and weighting.remembers:
         raise WeightingError(
             f"{type(weighting).__name__} remembers earlier steps, and a function has no place for that. Make it "
             f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}), and pass balance."
         )
     factors = Weights(weights, weighting)
-    check_loss_names({name: f"weights[{name!r}]" for name in factors.fixed}, losses, WeightingError)
+    mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+    check_mentions(mentions + factors.mentions(), losses)
     step = weighting.steps if isinstance(weighting, Stateful) else 0
     before = factors.before(losses, step)
     present = {}

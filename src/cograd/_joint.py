@@ -16,7 +16,7 @@ from cograd._optimizers import Optimizers, build_optimizers, check_ownership, me
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._report import StepReport
-from cograd._routes import Trains, parse_trains
+from cograd._routes import Mention, Trains, parse_trains
 from cograd._state import load_state, save_state
 from cograd._update import LossesFunction, Setup, Update
 from cograd._weights import Weights
@@ -69,7 +69,7 @@ class Joint:
         phases: one phase or several; by default one that updates all models at once.
         check: when a loss that is NaN or infinite is noticed: ``"now"``, before any parameter of
             the phase moves (one synchronisation per phase on a GPU); ``"late"``, when the phase
-            runs next; or ``"off"``.
+            runs next (so not in its last run); or ``"off"``.
         grad_norms: report the 2-norm of each model's gradient.
         freeze_buffers: put back the buffers (running statistics) of frozen models after each phase.
 
@@ -130,17 +130,15 @@ class Joint:
         self.steps = 0
         self.updates = dict.fromkeys(self._modules, 0)
 
-        fixed = Weights(weights, None).fixed
-        declared = {name: f"weights[{name!r}]" for name in fixed}
-        declared |= {name: f"trains[{name!r}]" for name in routes}
-        for phase in self.phases:
-            declared |= dict.fromkeys(phase.losses or (), f"the phase '{phase}'")
-        self._setup = Setup(self.models, losses, routes, declared, self.optimizers, check, grad_norms, freeze_buffers)
+        chosen = [weighting if phase.weighting is None else phase.weighting for phase in self.phases]
+        rules = [Weights(weights, None if rule is None else Stateful(rule)) for rule in chosen]
+        mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+        mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
+        mentions += [mention for rule in rules for mention in rule.mentions()]
+        self._setup = Setup(self.models, losses, routes, mentions, self.optimizers, check, grad_norms, freeze_buffers)
         self._updates: list[Update] = []
-        for phase in self.phases:
-            rule = weighting if phase.weighting is None else phase.weighting
-            own = Weights(fixed, None if rule is None else Stateful(rule))
-            self._updates.append(Update(self._setup, phase, own, self._updates))
+        for phase, rule in zip(self.phases, rules, strict=True):
+            self._updates.append(Update(self._setup, phase, rule, self._updates))
         _check_routes(routes, self.phases)
         _check_closures(self._updates)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
@@ -158,11 +156,7 @@ class Joint:
             NonFiniteLossError: a loss is NaN or infinite (see ``check``).
             PartialStepError: an optimizer failed; every other error leaves its phase undone.
         """
-        if not torch.is_grad_enabled():
-            raise GradModeError(
-                "step() needs gradients, but is called inside no_grad or inference_mode. Call it outside; to only look "
-                "at the losses, use evaluate()."
-            )
+        _need_grad_mode("step")
         if self._flags() != self._bound_to:
             self._bind()
         reports = []
@@ -222,6 +216,7 @@ class Joint:
         """
         if batch is None:
             return StepPlan(tuple((update.phase, update.plan) for update in self._updates))
+        _need_grad_mode("plan")
         return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self._updates))
 
     def state_dict(self) -> dict[str, Any]:
@@ -253,6 +248,14 @@ class Joint:
         for update in self._updates:
             update.bind()
         self._bound_to = self._flags()
+
+
+def _need_grad_mode(method: str) -> None:
+    if not torch.is_grad_enabled():
+        raise GradModeError(
+            f"{method}() needs gradients, but is called inside no_grad or inference_mode. Call it outside; to only "
+            "look at the losses, use evaluate()."
+        )
 
 
 def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Module]) -> tuple[Phase, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cograd.errors import ModelError, report, unknown
+from cograd.errors import ModelError, UnknownModelError, report, unknown
 
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
 
@@ -28,7 +28,7 @@ class Models:
         return self.__dict__[name] if name in self.__dict__ else self.__getattr__(name)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"There is no model {name!r}. {unknown('models', name, self.__dict__)}")
+        raise UnknownModelError(f"There is no model {name!r}. {unknown('models', name, self.__dict__)}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)

@@ -62,31 +62,35 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """A plan that is right for every graph, with the paths that rule out a shorter one for this graph."""
+    """A plan that is right for every graph, with paths that show what makes it the shortest, and complete, for one."""
 
     plan: Plan
-    obstacles: tuple[tuple[str, Path, int], ...]
+    facts: tuple[tuple[str, Path, int], ...]  # this loss reaches this group that way
 
 
 class Planner:
     """Plans for one set of models that are updated at once.
 
     A pass of losses C to models I is legal iff no loss of C reaches a model of I that it must not
-    train. Where every loss trains every model, no graph is walked. Otherwise the graph of this
-    very step decides, so that a dynamic graph is never misrouted: it is walked, or, where the
-    passes are right whatever the graph is, one path per obstacle shows that fewer would be wrong.
+    train. The graph of this very step decides, so that a dynamic graph is never misrouted: it is
+    walked, or, where the passes are right whatever the graph is, a few paths show that fewer would
+    be wrong and that no declared gradient is missing. Where every loss trains every model, there is
+    nothing to show, and only the first graph is walked.
 
     Args:
         models: name -> trainable parameters.
         trains: loss -> the models that it trains; a loss without an entry trains all that it reaches.
+        alone: whether there are no other models, so that a pass may write to every leaf that it meets.
     """
 
-    def __init__(self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]], alone: bool = True
+    ) -> None:
         self.models = tuple(models)
         self.trains = trains
         self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
         self._all = (1 << len(self.models)) - 1
-        self._wholes: dict[tuple[str, ...], Plan] = {}
+        self._alone = alone
         self._proofs: dict[tuple[str, ...], _Proof] = {}
 
     def plan(self, losses: Mapping[str, Tensor]) -> Plan:
@@ -100,13 +104,8 @@ class Planner:
             PassError: the graph cannot be differentiated in the passes that are needed.
         """
         names = tuple(losses)
-        if len(self._wholes) + len(self._proofs) > _KNOWN:  # each combination of present losses is one
-            self._wholes.clear()
-            self._proofs.clear()
-        if plan := self._wholes.get(names):
-            return plan
         proof = self._proofs.get(names)
-        if proof and all(leads(losses[k], path, m, self.group_of) for k, path, m in proof.obstacles):
+        if proof and all([leads(losses[k], path, m, self.group_of) for k, path, m in proof.facts]):
             return proof.plan
 
         found = walk(list(losses.values()), self.group_of)
@@ -114,13 +113,10 @@ class Planner:
         reach = [found.reach(k) for k in range(len(names))]
         self._check(names, routes, reach, found)
         plan = self._passes(names, routes, reach, found)
-        if plan.idle:
-            return plan
-        if all(route == self._all for route in routes):
-            self._wholes[names] = plan
-        elif self._right_for_any_graph(names, plan) and not _compiled(found):
-            obstacles = _obstacles(routes, reach, len(plan.passes), found)
-            self._proofs[names] = _Proof(_for_any_graph(plan), tuple((names[k], path, m) for k, path, m in obstacles))
+        if len(self._proofs) >= _KNOWN:  # one for each combination of present losses
+            self._proofs.clear()
+        if not plan.idle and (proof := self._proof(names, routes, reach, plan, found)):
+            self._proofs[names] = proof
         return plan
 
     def _route(self, loss: str) -> int:
@@ -153,7 +149,27 @@ class Planner:
         ]
         why = "; ".join(stops) if stops else "every loss trains every model that it reaches"
         idle = tuple(name for name, cells in zip(names, wanted, strict=True) if not cells)
-        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops)
+        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops and self._alone)
+
+    def _proof(
+        self, names: tuple[str, ...], routes: Sequence[int], reach: Sequence[int], plan: Plan, found: Walk
+    ) -> _Proof | None:
+        """What a later graph must share with this one for ``plan`` to be as good; None if it may be wrong anyway."""
+        if all(route == self._all for route in routes):
+            plan = replace(plan, passes=(Pass(names, self.models, ends=names),))
+            cells = []
+        elif self._right_for_any_graph(names, plan) and not _compiled(found):
+            cells = _obstacles(routes, reach, len(plan.passes), found)
+            plan = _for_any_graph(plan)
+        else:
+            return None
+        # A model that gets no gradient at all is noticed later. One of several losses may be cut off unnoticed.
+        wanted = [a & b for a, b in zip(reach, routes, strict=True)]
+        several = [sum(models >> m & 1 for models in wanted) > 1 for m in range(len(self.models))]
+        declared = [
+            (k, m) for k, name in enumerate(names) if name in self.trains for m in bits(routes[k]) if several[m]
+        ]
+        return _Proof(plan, tuple((names[k], found.path(k, m), m) for k, m in cells + declared))
 
     def _right_for_any_graph(self, names: Sequence[str], plan: Plan) -> bool:
         """Does ``plan`` hold every declared cell exactly once, reached in this graph or not, and no other?"""
@@ -188,15 +204,13 @@ def unreached(loss: str, models: Sequence[str]) -> str:
     )
 
 
-def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: Walk) -> list[tuple[int, Path, int]]:
-    """The forbidden cells, with the shortest ways there, that already need as many ``passes`` as all of them."""
-    cells = [(k, found.path(k, m), m) for k, route in enumerate(routes) for m in bits(reach[k] & ~route)]
+def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: Walk) -> list[tuple[int, int]]:
+    """Forbidden cells near the losses, as few as rule out fewer ``passes``."""
+    cells = [(k, m) for k, route in enumerate(routes) for m in bits(reach[k] & ~route)]
     wanted = tuple(a & b for a, b in zip(reach, routes, strict=True))
-    for cell in sorted(cells, key=lambda cell: -len(cell[1])):
-        fewer = [other for other in cells if other is not cell]
-        forbidden = [0] * len(routes)
-        for k, _, m in fewer:
-            forbidden[k] |= 1 << m
+    for cell in sorted(cells, key=lambda cell: -len(found.path(*cell))):
+        fewer = [other for other in cells if other != cell]
+        forbidden = [sum(1 << m for j, m in fewer if j == k) for k in range(len(routes))]
         if len(fewest(wanted, tuple(forbidden))) == passes:
             cells = fewer
     return cells

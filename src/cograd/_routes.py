@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cograd.errors import CogradError, RouteError, report, unknown
@@ -55,19 +56,29 @@ def parse_trains(trains: Trains | None, models: Collection[str]) -> dict[str, tu
     return routes
 
 
-def check_loss_names(declared: Mapping[str, str], returned: Collection[str], error: type[CogradError]) -> None:
-    """Every declared loss must be among those returned.
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A place where the user named a loss, before anything was known of it.
 
-    Args:
-        declared: loss name -> where it was declared, for the message.
-        returned: the names that the losses function returned.
-        error: what to raise.
+    Attributes:
+        loss: the name.
+        where: the place, for the message.
+        error: what it is if there is no such loss.
     """
-    problems = [
-        f"{where} names loss {name!r}, which the losses function did not return. {unknown('losses', name, returned)} "
-        f"If {name!r} is only sometimes there, return it as None when it is not."
-        for name, where in declared.items()
-        if name not in returned
-    ]
-    if problems:
-        raise error(report(problems))
+
+    loss: str
+    where: str
+    error: type[CogradError]
+
+
+def check_mentions(mentions: Iterable[Mention], returned: Collection[str]) -> None:
+    """Every loss that was named must be among those that the losses function returned."""
+    missing = list(dict.fromkeys(mention for mention in mentions if mention.loss not in returned))
+    if missing:
+        problems = [
+            f"{mention.where} names loss {mention.loss!r}, which the losses function did not return. "
+            f"{unknown('losses', mention.loss, returned)} If {mention.loss!r} is only sometimes there, return it as "
+            "None when it is not."
+            for mention in missing
+        ]
+        raise missing[0].error(report(problems))

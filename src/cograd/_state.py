@@ -40,7 +40,10 @@ def save_state(joint: Joint) -> dict[str, Any]:
 
 def load_state(joint: Joint, state: Mapping[str, Any]) -> None:
     """Check everything, then load everything."""
-    problems = list(_differences(joint, state))
+    try:
+        problems = list(_differences(joint, state))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise StateError(f"This is no Joint.state_dict(), or a damaged one; nothing was loaded. {error!r}") from error
     if problems:
         raise StateError(f"This state does not fit, and nothing was loaded. {report(problems)}")
     joint.steps = state["steps"]

@@ -19,7 +19,7 @@ from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
 from cograd._report import Report, weighted
-from cograd._routes import check_loss_names
+from cograd._routes import Mention, check_mentions
 from cograd._weights import Weight, Weights
 from cograd.errors import (
     ModelError,
@@ -41,7 +41,7 @@ class Setup:
     models: Models
     losses: LossesFunction
     trains: Mapping[str, Sequence[str]]
-    declared: Mapping[str, str]  # loss -> where the user named it, for messages
+    mentions: Sequence[Mention]  # the losses that the user named
     optimizers: Mapping[str, Optimizer]
     check: str
     grad_norms: bool
@@ -84,7 +84,7 @@ class Update:
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
-        self._planner = Planner(self.trained, self.setup.trains)
+        self._planner = Planner(self.trained, self.setup.trains, alone=not self._frozen)
 
     def __call__(self, batch: Any, step: int) -> Report:
         """One simultaneous update. After an exception nothing has changed, unless it is a PartialStepError."""
@@ -161,6 +161,8 @@ class Update:
                 raise
             raise PartialStepError(self.closure, [], error) from error
         assert report is not None
+        if self.setup.check == "now" and not all([torch.isfinite(p).all() for p in own]):
+            raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
         return report
 
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -185,7 +187,7 @@ class Update:
         """Differentiate ``losses``, which it empties, and check that the gradients arrived where they should."""
         try:
             plan = self._planner.plan(losses)
-        except RouteError:  # a stranger: was a part of a model replaced?
+        except RouteError:  # a stranger: was a part of a model replaced, or unfrozen?
             self._same_parameters()
             raise
         for name in plan.idle:
@@ -233,7 +235,7 @@ class Update:
     def _meet(self, returned: Mapping[str, LossLike]) -> None:
         """Check the names of losses that this phase has not seen before."""
         if not self.setup.returned:
-            check_loss_names(self.setup.declared, returned, RouteError)
+            check_mentions(self.setup.mentions, returned)
         self.setup.returned.update(returned)
         for model in self.trained:
             if not any(self._concerns(name) and self._trains(name, model) for name in self.setup.returned):
@@ -296,6 +298,11 @@ class Update:
                         f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it "
                         "would never train. Add it with optimizer.add_param_group, or make optimizer and Joint anew."
                     )
+        if any(p.requires_grad for p in self._frozen):
+            raise ModelError(
+                f"The losses function switches on requires_grad in a model that the phase '{self.phase}' freezes. "
+                "Leave the flags alone there: each phase freezes what it does not update, and undoes it."
+            )
 
     def _refuse(self, what: str | None, when: str) -> None:
         if what:

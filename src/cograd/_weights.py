@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cograd._routes import Mention
 from cograd.errors import WeightingError, report
 from cograd.weighting import Stateful, Weighting
 
@@ -38,6 +39,14 @@ class Weights:
         if problems:
             raise WeightingError(report(problems))
         self.balance = rule if rule is None or isinstance(rule, Stateful) else Stateful(rule)
+
+    def mentions(self) -> list[Mention]:
+        """The losses that are named here."""
+        found = [Mention(name, f"weights[{name!r}]", WeightingError) for name in self.fixed]
+        if self.balance is not None:
+            rule = self.balance.rule
+            found += [Mention(name, type(rule).__name__, WeightingError) for name in rule.mentions]
+        return found
 
     def before(self, names: Iterable[str], step: int) -> dict[str, float]:
         """What is known before the losses are evaluated. A loss with weight 0 is to be dropped."""

@@ -4,6 +4,7 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
 
     CogradError
     ├── ModelError (ValueError)              a model, or a parameter's place in one
+    │   └── UnknownModelError (AttributeError, KeyError)
     ├── OptimizerError (ValueError)          who owns which parameter
     ├── RouteError (ValueError)              which loss trains which model
     ├── PhaseError (ValueError)              what is updated when
@@ -31,6 +32,12 @@ class CogradError(Exception):
 
 class ModelError(CogradError, ValueError):
     """A model cannot take part: nested, shared, lazy, wrapped, or not a module."""
+
+
+class UnknownModelError(ModelError, AttributeError, KeyError):
+    """The losses function asks for a model that does not exist."""
+
+    __str__ = Exception.__str__  # that of KeyError puts quotes around the message
 
 
 class OptimizerError(CogradError, ValueError):

@@ -196,6 +196,7 @@ def test_it_trains(rule):
         losses=lambda m, x: {
             "a": (m.net(x)[:, 0] - 1).square().mean() + 0.1,
             "b": m.net(x)[:, 1].square().mean() + 0.1,
+            "loss1": None,  # named by one of the rules
         },
         optimizers=lambda ps: torch.optim.SGD(ps, 0.02),
         weighting=rule,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,6 +49,11 @@ class Weighting(ABC):
     __slots__ = ()
     needs: ClassVar[frozenset[str]] = frozenset({"losses"})
     remembers: ClassVar[bool] = False
+
+    @property
+    def mentions(self) -> Iterable[str]:
+        """The losses that the user named in the rule, each of which must exist."""
+        return ()
 
     def init(self, names: Sequence[str]) -> State:
         """The state before the first step. Losses may appear later that are not in ``names``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -37,6 +37,11 @@ class Fixed(Weighting):
 
     def __post_init__(self) -> None:
         check_factors(self, self.weights)
+
+    @property
+    def mentions(self) -> Iterable[str]:
+        """See :class:`Weighting`."""
+        return self.weights
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

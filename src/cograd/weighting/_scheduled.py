@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -35,6 +35,11 @@ class Scheduled(Weighting):
 
     def __post_init__(self) -> None:
         check_factors(self, self.schedules, "finite number, or a function of the step", callables=True)
+
+    @property
+    def mentions(self) -> Iterable[str]:
+        """See :class:`Weighting`."""
+        return self.schedules
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
