@@ -24,8 +24,8 @@ def rmse(predicted: Tensor, values: Tensor) -> float:
 def likeness(fakes: Tensor, real: Tensor, held_out: Tensor) -> float:
     """The share of fakes like a real example, or of held-out examples like a fake: the lower of both.
 
-    The first is low if the fakes are bad, the second if they are all the same. Two examples ``[D]``
-    are alike if they are as close as 95 in 100 of ``held_out`` are to their nearest in ``real``.
+    The first share is their realism, the second their variety. Two examples ``[D]`` are alike if they
+    are as close as 95 in 100 of ``held_out`` are to their nearest in ``real``.
 
     References:
         A coarser form of Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing

@@ -69,7 +69,7 @@ def build(seed: int = 0) -> Recipe:
         joint=joint,
         batches=minibatches(data.x, size=64, seed=seed),
         epochs=80,
-        metric="fakes like a digit, or digits like a fake: the lower share",
+        metric="realism and variety, the lower share",
         score=lambda: likeness(samples(len(data.test_x)), data.x, data.test_x),
         baseline=likeness(mixed, data.x, data.test_x),
         trivial="pixels of different digits mixed",
