@@ -80,17 +80,13 @@ class Planner:
     Args:
         models: name -> trainable parameters.
         trains: loss -> the models that it trains; a loss without an entry trains all that it reaches.
-        alone: whether there are no other models, so that a pass may write to every leaf that it meets.
     """
 
-    def __init__(
-        self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]], alone: bool = True
-    ) -> None:
+    def __init__(self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]]) -> None:
         self.models = tuple(models)
         self.trains = trains
         self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
         self._all = (1 << len(self.models)) - 1
-        self._alone = alone
         self._proofs: dict[tuple[str, ...], _Proof] = {}
 
     def plan(self, losses: Mapping[str, Tensor]) -> Plan:
@@ -149,7 +145,7 @@ class Planner:
         ]
         why = "; ".join(stops) if stops else "every loss trains every model that it reaches"
         idle = tuple(name for name, cells in zip(names, wanted, strict=True) if not cells)
-        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops and self._alone)
+        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops)
 
     def _proof(
         self, names: tuple[str, ...], routes: Sequence[int], reach: Sequence[int], plan: Plan, found: Walk

@@ -84,7 +84,7 @@ class Update:
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
-        self._planner = Planner(self.trained, self.setup.trains, alone=not self._frozen)
+        self._planner = Planner(self.trained, self.setup.trains)
 
     def __call__(self, batch: Any, step: int) -> Report:
         """One simultaneous update. After an exception nothing has changed, unless it is a PartialStepError."""
@@ -198,6 +198,8 @@ class Update:
         weights = self.weights.of(losses, before, step)
         values = {name: loss.detach() for name, loss in losses.items()}
         run(plan, losses, weights, self.trained)
+        for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
+            p.grad = None
         if self.setup.check == "now":
             self._refuse(not_finite(values, weights), "no parameter has moved")
         without = [p for p in self._mine if p.grad is None]
