@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._losses import check_mapping, evaluate
-from cograd._models import Models, check_models, trainable
+from cograd._models import Models, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers, check_ownership, members
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._report import StepReport
 from cograd._routes import Mention, Trains, parse_trains
 from cograd._state import load_state, save_state
-from cograd._update import LossesFunction, Setup, Update
+from cograd._update import Update
 from cograd._weights import Weights
 from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, RouteError, quoted, unknown
 from cograd.weighting import Stateful, Weighting
@@ -105,7 +106,7 @@ class Joint:
     def __init__(
         self,
         *,
-        models: Mapping[str, nn.Module],
+        models: Mapping[str, nn.Module] | nn.ModuleDict,
         losses: LossesFunction,
         optimizers: Optimizers,
         trains: Trains | None = None,
@@ -137,8 +138,10 @@ class Joint:
         mentions += [mention for rule in rules for mention in rule.mentions()]
         self._setup = Setup(self.models, losses, routes, mentions, self.optimizers, check, grad_norms, freeze_buffers)
         self._updates: list[Update] = []
+        expectations: list[Expectations] = []
         for phase, rule in zip(self.phases, rules, strict=True):
-            self._updates.append(Update(self._setup, phase, rule, self._updates))
+            expectations.append(Expectations(self._setup, phase, expectations))
+            self._updates.append(Update(self._setup, phase, rule, expectations[-1]))
         _check_routes(routes, self.phases)
         _check_closures(self._updates)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
@@ -177,21 +180,16 @@ class Joint:
         Parameters are frozen rather than gradients switched off, so that a loss which itself calls
         ``torch.autograd.grad`` (a gradient penalty) can be evaluated too.
         """
-        modules = [module for model in self._modules.values() for module in model.modules()]
-        training = [module for module in modules if module.training]
         frozen = [p for p in self._everything if p.requires_grad]
         try:
-            for model in self._modules.values():
-                model.eval()
             for p in frozen:
                 p.requires_grad = False
-            returned = check_mapping(self._setup.losses(self.models, batch))
-            values = {name: evaluate(name, loss) for name, loss in returned.items()}
+            with eval_mode(self.models):
+                returned = check_mapping(self._setup.losses(self.models, batch))
+                values = {name: evaluate(name, loss) for name, loss in returned.items()}
         finally:
             for p in frozen:
                 p.requires_grad = True
-            for module in training:
-                module.training = True
         return {name: loss.detach() for name, loss in values.items() if loss is not None}
 
     def plan(self, batch: Any = None) -> StepPlan:

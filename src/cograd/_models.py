@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,6 +116,19 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
 def trainable(model: nn.Module) -> list[Tensor]:
     """The parameters of ``model`` that require grad."""
     return [p for p in model.parameters() if p.requires_grad]
+
+
+@contextmanager
+def eval_mode(models: Models) -> Iterator[None]:
+    """All models in eval mode; the modules that were in training mode are put back into it."""
+    training = [module for name in models for module in models[name].modules() if module.training]
+    try:
+        for name in models:
+            models[name].eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _found(value: object) -> str:

@@ -15,7 +15,8 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     ├── PassError (RuntimeError)             a graph that cannot be differentiated as declared
     ├── GradModeError (RuntimeError)         a step where gradients are switched off
     ├── PartialStepError (RuntimeError)      an optimizer failed after parameters may have moved
-    └── StateError (ValueError)              a state_dict that does not fit
+    ├── StateError (ValueError)              a state_dict that does not fit
+    └── RecipeError (ValueError)             a recipe that does not exist
 
 A message names the thing, the requirement, what was found and what to do next.
 """
@@ -96,6 +97,10 @@ class PartialStepError(CogradError, RuntimeError):
 
 class StateError(CogradError, ValueError):
     """A state_dict belongs to another configuration. Nothing was loaded."""
+
+
+class RecipeError(CogradError, ValueError):
+    """There is no recipe of that name."""
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cograd import recipes
+from cograd import errors, recipes
 from cograd.recipes import build, names, train
 
 FILES = {name: Path(recipes.__file__).parent / f"{name}.py" for name in names()}
@@ -177,7 +177,7 @@ def test_the_same_seed_builds_the_same_recipe():
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_there_are():
-    with pytest.raises(recipes.RecipeError, match=r"no recipe 'multitusk'.*'gan'.*Did you mean 'multitask'\?"):
+    with pytest.raises(errors.RecipeError, match=r"no recipe 'multitusk'.*'gan'.*Did you mean 'multitask'\?"):
         build("multitusk")
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cograd import recipes
-from cograd.errors import report, unknown
+from cograd.errors import RecipeError, report, unknown
 
 
 def check(names: list[str]) -> list[str]:
@@ -19,7 +19,7 @@ def check(names: list[str]) -> list[str]:
     known = recipes.names()
     wrong = [f"There is no recipe {name!r}. {unknown('recipes', name, known)}" for name in names if name not in known]
     if wrong:
-        raise recipes.RecipeError(report(wrong))
+        raise RecipeError(report(wrong))
     return list(dict.fromkeys(names)) or known
 
 

@@ -10,7 +10,7 @@ import cograd
 from cograd.cli import _demo, _recipe
 from cograd.cli._parser import CommandError, subcommands
 from cograd.cli._parser import parser as make_parser
-from cograd.recipes import RecipeError
+from cograd.errors import RecipeError
 
 _COMMANDS = {"demo": _demo, "recipe": _recipe}
 _OPTIONAL = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}

@@ -1,6 +1,5 @@
 """Small complete systems on real data, one readable file each, to be copied as starting points."""
 
-from cograd.recipes._catalogue import RecipeError as RecipeError
 from cograd.recipes._catalogue import build as build
 from cograd.recipes._catalogue import names as names
 from cograd.recipes._data import Split as Split
@@ -19,7 +18,6 @@ from cograd.recipes._recipe import train as train
 
 __all__ = [
     "Recipe",
-    "RecipeError",
     "Split",
     "accuracy",
     "build",

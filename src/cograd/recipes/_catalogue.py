@@ -7,14 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cograd.errors import CogradError, unknown
+from cograd.errors import RecipeError, unknown
 from cograd.recipes._recipe import Recipe
 
 _HERE = Path(__file__).parent
-
-
-class RecipeError(CogradError, ValueError):
-    """There is no recipe of that name."""
 
 
 def names() -> list[str]:

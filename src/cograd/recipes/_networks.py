@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cograd import Joint, Models
+from cograd._models import eval_mode
 
 
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -31,12 +32,5 @@ def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequen
 @contextmanager
 def predicting(joint: Joint) -> Iterator[Models]:
     """The models in eval mode and without gradients. Their modes are put back afterwards."""
-    training = [module for name in joint.models for module in joint.models[name].modules() if module.training]
-    try:
-        for name in joint.models:
-            joint.models[name].eval()
-        with torch.no_grad():
-            yield joint.models
-    finally:
-        for module in training:
-            module.training = True
+    with eval_mode(joint.models), torch.no_grad():
+        yield joint.models

@@ -1,0 +1,139 @@
+"""Hold what a phase's losses do against what was declared, and refuse what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cograd._losses import Losses
+from cograd._models import Models
+from cograd._phase import Phase
+from cograd._plan import unreached
+from cograd._routes import Mention, check_mentions
+from cograd.errors import ModelError, PhaseError, UnreachedError, quoted
+
+LossesFunction = Callable[[Any, Any], Losses]
+
+
+@dataclass(slots=True)
+class Setup:
+    """What all phases of a ``Joint`` share."""
+
+    models: Models
+    losses: LossesFunction
+    trains: Mapping[str, Sequence[str]]
+    mentions: Sequence[Mention]  # the losses that the user named
+    optimizers: Mapping[str, Optimizer]
+    check: str
+    grad_norms: bool
+    freeze_buffers: bool
+    returned: set[str] = field(default_factory=set)  # every name that the losses function has returned
+
+
+class Expectations:
+    """Which losses concern a phase, and what each of its models may expect of them.
+
+    Args:
+        setup: the declaration that all phases share.
+        phase: this phase.
+        siblings: the expectations of all phases.
+    """
+
+    def __init__(self, setup: Setup, phase: Phase, siblings: Sequence[Expectations]) -> None:
+        self.setup, self.phase, self.siblings = setup, phase, siblings
+        self._used: set[str] = set()  # losses that had a graph here
+        self._idle: set[str] = set()  # losses that had none
+
+    def bind(self, trained: Mapping[str, Sequence[Tensor]], others: Sequence[Tensor]) -> None:
+        """Take note of the parameters: model -> those that are updated, and all others."""
+        self.trained = trained
+        self._frozen = [p for p in others if p.requires_grad]
+        self._known = {id(p) for p in (*others, *(p for parameters in trained.values() for p in parameters))}
+        self._met: dict[str, bool] = {}  # losses that were returned before -> whether they concern this phase
+
+    def concerned(self, returned: Losses) -> Mapping[str, bool]:
+        """Loss -> may it train one of the models of this phase? Checks the names of new ones."""
+        if not self._met.keys() >= returned.keys():
+            self._meet(returned)
+        return self._met
+
+    def _meet(self, returned: Losses) -> None:
+        if not self.setup.returned:
+            check_mentions(self.setup.mentions, returned)
+        self.setup.returned.update(returned)
+        for model in self.trained:
+            if not any(self._concerns(name) and self._trains(name, model) for name in self.setup.returned):
+                raise PhaseError(
+                    f"The phase '{self.phase}' updates {model!r}, but none of the losses "
+                    f"{quoted(sorted(self.setup.returned))} trains it there. Declare one in trains, or take {model!r} "
+                    "out of the phase. (A loss that is only sometimes there is returned as None when it is not.)"
+                )
+        self._met.update({name: self._concerns(name) for name in returned})
+
+    def _concerns(self, loss: str) -> bool:
+        if self.phase.losses is not None and loss not in self.phase.losses:
+            return False
+        return any(self._trains(loss, model) for model in self.trained)
+
+    def _trains(self, loss: str, model: str) -> bool:
+        return loss not in self.setup.trains or model in self.setup.trains[loss]
+
+    def take_part(self, losses: Mapping[str, Tensor]) -> None:
+        """These losses have a graph."""
+        if not self._used >= losses.keys():
+            self._used |= losses.keys()
+
+    def sit_out(self, loss: str, error: Exception) -> None:
+        """A loss without a graph may just concern the models that are frozen now. If not, raise ``error``."""
+        others = [e for e in self.siblings if e is not self and e._concerns(loss)]
+        if loss in self.setup.trains or not self._frozen or all(loss in e._idle - e._used for e in others):
+            raise error
+        self._idle.add(loss)
+
+    def lacking(self, losses: Mapping[str, Tensor]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """The models without any gradient, and of the others the parameters without one.
+
+        Raises:
+            UnreachedError: a model has none, though every loss that could train it is present.
+        """
+        skipped, some = [], {}
+        for model in self.trained:
+            trained = [(key, p) for key, p in self.setup.models[model].named_parameters() if p.requires_grad]
+            keys = tuple(key for key, p in trained if p.grad is None)
+            if len(keys) == len(trained):
+                self._check_skipped(model, losses)
+                skipped.append(model)
+            elif keys:
+                some[model] = keys
+        return tuple(skipped), some
+
+    def _check_skipped(self, model: str, losses: Mapping[str, Tensor]) -> None:
+        for name in losses:
+            if name in self.setup.trains and model in self.setup.trains[name]:
+                raise UnreachedError(unreached(name, [model]))
+        mine = [name for name in self.setup.returned if self._concerns(name) and self._trains(name, model)]
+        if all(name in losses or name in self._idle for name in mine):
+            raise UnreachedError(
+                f"The phase '{self.phase}' updates {model!r}, but no gradient flows to it from any of its losses "
+                f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} "
+                "out."
+            )
+
+    def check_parameters(self) -> None:
+        """The parameters that the models hold now are those that this phase was bound to."""
+        for name in self.setup.models:
+            for key, p in self.setup.models[name].named_parameters():
+                if id(p) not in self._known:
+                    raise ModelError(
+                        f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it "
+                        "would never train. Add it with optimizer.add_param_group, or make optimizer and Joint anew."
+                    )
+        if any(p.requires_grad for p in self._frozen):
+            raise ModelError(
+                f"The losses function switches on requires_grad in a model that the phase '{self.phase}' freezes. "
+                "Leave the flags alone there: each phase freezes what it does not update, and undoes it."
+            )
