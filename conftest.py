@@ -1,4 +1,10 @@
-"""What every doctest may use without importing it."""
+"""What every doctest may use without importing it, and one thread for each test process."""
+
+import os
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: several processes with several threads wait for each other
 
 from typing import Any
 
