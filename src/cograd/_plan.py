@@ -87,6 +87,7 @@ class Planner:
         self.trains = trains
         self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
         self._all = (1 << len(self.models)) - 1
+        self._plans: dict[tuple[tuple[str, ...], tuple[int, ...]], Plan] = {}  # by what each loss reaches
         self._proofs: dict[tuple[str, ...], _Proof] = {}
 
     def plan(self, losses: Mapping[str, Tensor]) -> Plan:
@@ -105,12 +106,17 @@ class Planner:
             return proof.plan
 
         found = walk(list(losses.values()), self.group_of)
+        reach = tuple([found.reach(k) for k in range(len(names))])
+        if plan := self._plans.get((names, reach)):
+            return plan
         routes = [self._route(name) for name in names]
-        reach = [found.reach(k) for k in range(len(names))]
         self._check(names, routes, reach, found)
         plan = self._passes(names, routes, reach, found)
-        if len(self._proofs) >= _KNOWN:  # one for each combination of present losses
+        if len(self._plans) >= _KNOWN:  # at least one for each combination of present losses
+            self._plans.clear()
             self._proofs.clear()
+        if not _compiled(found):
+            self._plans[names, reach] = _retained(plan)
         if not plan.idle and (proof := self._proof(names, routes, reach, plan, found)):
             self._proofs[names] = proof
         return plan
@@ -156,7 +162,7 @@ class Planner:
             cells = []
         elif self._right_for_any_graph(names, plan) and not _compiled(found):
             cells = _obstacles(routes, reach, len(plan.passes), found)
-            plan = _for_any_graph(plan)
+            plan = replace(_retained(plan), whole=False)  # another graph may reach what it must not train
         else:
             return None
         # A model that gets no gradient at all is noticed later. One of several losses may be cut off unnoticed.
@@ -212,13 +218,10 @@ def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: 
     return cells
 
 
-def _for_any_graph(plan: Plan) -> Plan:
-    """``plan`` for a graph that is not walked.
-
-    Any pass may have operations in common with a later one, and may reach a model that it must not train.
-    """
-    *earlier, last = plan.passes
-    return replace(plan, passes=(*(replace(p, retain=True) for p in earlier), last), whole=False)
+def _retained(plan: Plan) -> Plan:
+    """``plan`` for other graphs, in which any pass may have operations in common with a later one."""
+    *earlier, last = plan.passes or (None,)
+    return replace(plan, passes=(*(replace(p, retain=True) for p in earlier), last)) if last else plan
 
 
 def _compiled(found: Walk) -> bool:

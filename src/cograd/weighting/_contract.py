@@ -91,16 +91,30 @@ def check_factors(rule: Weighting, factors: Any, kind: str = "finite number", ca
             raise WeightingError(f"{type(rule).__name__}: the weight of {name!r} must be a {kind}; found {w!r}.")
 
 
-def observed(seen: Seen) -> dict[str, Tensor]:
-    """The present losses by name, as detached scalars of at least float32."""
+def observed(seen: Seen) -> tuple[list[str], Tensor]:
+    """The names of the n present losses, and their values ``[n]`` in at least float32."""
     if seen.losses is None:
         raise TypeError("this rule needs the losses")
+    names = [name for name, here in zip(seen.names, seen.present, strict=True) if here]
     values = seen.losses.detach()
     values = values if values.element_size() >= 4 else values.float()
-    return {name: value for name, value, here in zip(seen.names, values.unbind(), seen.present, strict=True) if here}
+    return names, values if len(names) == len(seen.names) else values[list(seen.present)]
 
 
-def stacked(weights: Mapping[str, Tensor], seen: Seen) -> Tensor:
-    """The weights ``[K]`` in the order of ``seen.names``; 0 for an absent loss."""
-    zero = next(iter(weights.values())).new_zeros(())
-    return torch.stack([weights.get(name, zero) for name in seen.names])
+def recalled(stored: Mapping[str, Tensor], names: Sequence[str], values: Tensor) -> Tensor:
+    """What the state holds for ``names``, ``[n]`` like ``values``; 0 for a loss that is new."""
+    return torch.stack([stored[name] if name in stored else values.new_zeros(()) for name in names])
+
+
+def stored(old: Mapping[str, Any], names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
+    """``old`` with the entries of ``names`` replaced by ``values`` ``[n]``."""
+    return {**old, **dict(zip(names, values, strict=True))}
+
+
+def spread(weights: Tensor, seen: Seen) -> Tensor:
+    """The weights ``[n]`` of the present losses as weights ``[K]`` of all; 0 for an absent one."""
+    if all(seen.present):
+        return weights
+    every = weights.new_zeros(len(seen.names))
+    every[list(seen.present)] = weights
+    return every

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, recalled, spread, stored
 
 
 @final
@@ -39,10 +39,9 @@ class FirstValue(Weighting):
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
-        first = dict(state.get("first", {}))
-        weights = {}
-        for name, loss in observed(seen).items():
-            old = first.get(name, torch.zeros_like(loss))
-            first[name] = torch.where(old < self.floor, loss.abs(), old)
-            weights[name] = torch.where(first[name] < self.floor, 1.0, 1.0 / first[name])
-        return stacked(weights, seen), {"first": first}
+        names, losses = observed(seen)
+        known = state.get("first", {})
+        first = recalled(known, names, losses)
+        first = torch.where(first < self.floor, losses.abs(), first)
+        weights = torch.where(first < self.floor, 1.0, 1.0 / first)
+        return spread(weights, seen), {"first": stored(known, names, first.unbind())}

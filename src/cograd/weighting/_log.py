@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, observed, spread
 
 
 @final
@@ -32,5 +32,5 @@ class Log(Weighting):
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
-        weights = {name: torch.where(loss > 0, 1.0 / loss, torch.nan) for name, loss in observed(seen).items()}
-        return stacked(weights, seen), state
+        _, losses = observed(seen)
+        return spread(torch.where(losses > 0, 1.0 / losses, torch.nan), seen), state

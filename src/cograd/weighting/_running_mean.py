@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, recalled, spread, stored
 
 
 @final
@@ -40,10 +40,12 @@ class RunningMean(Weighting):
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
-        mean, count = dict(state.get("mean", {})), dict(state.get("count", {}))
-        weights = {}
-        for name, loss in observed(seen).items():
-            mean[name] = self.beta * mean.get(name, 0.0) + (1 - self.beta) * loss.abs()
-            count[name] = count.get(name, 0) + 1
-            weights[name] = 1.0 / (mean[name] / (1 - self.beta ** count[name])).clamp_min(self.floor)
-        return stacked(weights, seen), {"mean": mean, "count": count}
+        names, losses = observed(seen)
+        means, counts = state.get("mean", {}), state.get("count", {})
+        count = [counts.get(name, 0) + 1 for name in names]
+        mean = self.beta * recalled(means, names, losses) + (1 - self.beta) * losses.abs()
+        weights = 1.0 / (mean / losses.new_tensor([1 - self.beta**n for n in count])).clamp_min(self.floor)
+        return spread(weights, seen), {
+            "mean": stored(means, names, mean.unbind()),
+            "count": stored(counts, names, count),
+        }

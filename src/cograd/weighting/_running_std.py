@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, stacked
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, recalled, spread, stored
 
 
 @final
@@ -43,17 +43,18 @@ class RunningStd(Weighting):
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
-        mean, variance, count = (dict(state.get(key, {})) for key in ("mean", "variance", "count"))
-        weights = {}
-        for name, loss in observed(seen).items():
-            past = count.get(name, 0)
-            scale = loss.abs()
-            if past:
-                centre = mean[name] / (1 - self.beta**past)
-                variance[name] = self.beta * variance.get(name, 0.0) + (1 - self.beta) * (loss - centre) ** 2
-                std = (variance[name] / (1 - self.beta**past)).sqrt()
-                scale = torch.maximum(std, self.floor * centre.abs())
-            mean[name] = self.beta * mean.get(name, 0.0) + (1 - self.beta) * loss
-            count[name] = past + 1
-            weights[name] = 1.0 / scale.clamp_min(torch.finfo(loss.dtype).tiny)
-        return stacked(weights, seen), {"mean": mean, "variance": variance, "count": count}
+        names, losses = observed(seen)
+        means, variances, counts = (state.get(key, {}) for key in ("mean", "variance", "count"))
+        past = [counts.get(name, 0) for name in names]
+        fresh = torch.tensor([n == 0 for n in past], device=losses.device)
+        share = losses.new_tensor([1 - self.beta**n if n else 1.0 for n in past])
+        mean = recalled(means, names, losses)
+        centre = torch.where(fresh, losses, mean / share)
+        variance = self.beta * recalled(variances, names, losses) + (1 - self.beta) * (losses - centre) ** 2
+        scale = torch.where(fresh, losses.abs(), torch.maximum((variance / share).sqrt(), self.floor * centre.abs()))
+        mean = self.beta * mean + (1 - self.beta) * losses
+        return spread(1.0 / scale.clamp_min(torch.finfo(losses.dtype).tiny), seen), {
+            "mean": stored(means, names, mean.unbind()),
+            "variance": stored(variances, names, variance.unbind()),
+            "count": stored(counts, names, [n + 1 for n in past]),
+        }

@@ -67,9 +67,10 @@ class Stateful:
         names = self._names + tuple(name for name in losses if name not in self._names)
         first = next(iter(losses.values()))
         kind = torch.promote_types(first.dtype, torch.float32)
-        zero = torch.zeros((), dtype=kind, device=first.device)
-        values = [losses[name].detach().to(zero) if name in losses else zero for name in names]
-        present = tuple(name in losses for name in names)
+        present = tuple([name in losses for name in names])
+        values = [losses[name].detach() if name in losses else first.new_zeros(()) for name in names]
+        if any([(v.dtype, v.device) != (kind, first.device) for v in values]):
+            values = [v.to(first.device, kind) for v in values]
         weights, state = self.rule.weigh(Seen(names, torch.stack(values), present, step), self._state)
         self._next = names, state
         return {name: w for name, w in zip(names, weights.unbind(), strict=True) if name in losses}
