@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Update:
         try:
             for p, _ in set_aside:
                 p.grad = None
-            with self._freezing(self._still):
+            with self._freezing(self._still) if self._frozen or self._still else nullcontext():
                 report = self._step_by_closure(batch, step) if self.closure else self._step(batch, step)
         except BaseException:
             for p in self._mine:

@@ -21,7 +21,7 @@ Batch = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 def losses(m: Any, batch: Batch) -> cograd.Losses:
-    """How wrong each net is about its own examples."""
+    """How wrong each net is about its own examples. Each reaches one model, so that is the one it trains."""
     (wine, kind), (tumour, benign) = batch
     return {
         "wine": cross_entropy(m.sommelier(wine), kind),
@@ -36,7 +36,6 @@ def build(seed: int = 0) -> Recipe:
     joint = cograd.Joint(
         models={"sommelier": mlp(13, 32, 3), "doctor": mlp(30, 32, 2)},
         losses=losses,
-        trains={"wine": "sommelier", "cancer": "doctor"},
         optimizers=partial(torch.optim.Adam, lr=1e-3, fused=True),
     )
     wine_batches = minibatches(wine.x, wine.y, size=10, seed=seed)
