@@ -1,4 +1,4 @@
-"""Print the comparisons as two tables: ``make bench``, or ``python -m benchmarks --rounds 300``."""
+"""Print the comparisons as two tables: ``make bench``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def main() -> None:
     pairs = {
         "MLP GAN, in turn": (cases.gan_alternating(cases.mlp_gan, flat, cases.fused), rounds),
         "MLP GAN, at once": (cases.gan_simultaneous(cases.mlp_gan, flat, cases.fused), rounds),
-        "DCGAN 32x32, in turn": (cases.gan_alternating(cases.dcgan, images, cases.fused), max(20, rounds // 20)),
-        "DCGAN 32x32, at once": (cases.gan_simultaneous(cases.dcgan, images, cases.fused), max(20, rounds // 20)),
+        "DCGAN 32x32, in turn": (cases.gan_alternating(cases.dcgan, images, cases.fused), max(20, rounds // 10)),
+        "DCGAN 32x32, at once": (cases.gan_simultaneous(cases.dcgan, images, cases.fused), max(20, rounds // 10)),
         "shared trunk, 4 heads": (cases.shared_trunk(), rounds),
         "two independent nets": (cases.independent(), rounds),
     }
