@@ -223,7 +223,7 @@ class Joint:
         Plain tensors, numbers, strings and containers, so that ``torch.load(..., weights_only=True)``
         can read it. The tensors are the live ones, as in ``nn.Module.state_dict``.
         """
-        return save_state(self)
+        return save_state(self._setup, self._updates, {"steps": self.steps, "updates": dict(self.updates)})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken, bit for bit.
@@ -231,7 +231,9 @@ class Joint:
         Raises:
             StateError: it belongs to another configuration. Lists every difference; nothing is loaded.
         """
-        load_state(self, state)
+        load_state(self._setup, self._updates, {"steps": self.steps, "updates": self.updates}, state)
+        self.steps = state["steps"]
+        self.updates.update(state["updates"])
         self._bind()
 
     def _flags(self) -> tuple[list[bool], list[int]]:

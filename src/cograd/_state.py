@@ -3,101 +3,95 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cograd._expect import Setup
+from cograd._update import Update
 from cograd.errors import StateError, quoted, report
-
-if TYPE_CHECKING:
-    from cograd._joint import Joint
 
 FORMAT = 1
 
 
-def save_state(joint: Joint) -> dict[str, Any]:
+def save_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, Any]) -> dict[str, Any]:
     """The state as plain tensors, numbers, strings and containers."""
-    models = {name: joint.models[name] for name in joint.models}
+    models = {name: setup.models[name] for name in setup.models}
     return {
         "format": FORMAT,
-        "steps": joint.steps,
-        "updates": dict(joint.updates),
-        "losses": sorted(joint._setup.returned),
+        **counters,
+        "losses": sorted(setup.returned),
         "models": {name: model.state_dict() for name, model in models.items()},
         "training": {name: {k: m.training for k, m in model.named_modules()} for name, model in models.items()},
         "requires_grad": {name: {k: p.requires_grad for k, p in m.named_parameters()} for name, m in models.items()},
-        "kinds": {name: type(optimizer).__name__ for name, optimizer in joint.optimizers.items()},
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in joint.optimizers.items()},
+        "kinds": {name: type(optimizer).__name__ for name, optimizer in setup.optimizers.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in setup.optimizers.items()},
         "phases": [
             {"phase": str(update.phase), "weighting": balance.state_dict() if balance else None}
-            for update in joint._updates
+            for update in phases
             for balance in (update.weights.balance,)
         ],
     }
 
 
-def load_state(joint: Joint, state: Mapping[str, Any]) -> None:
-    """Check everything, then load everything."""
+def load_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Check everything, then load everything but the counters."""
     try:
-        problems = list(_differences(joint, state))
+        problems = list(_differences(save_state(setup, phases, counters), state))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise StateError(f"This is no Joint.state_dict(), or a damaged one; nothing was loaded. {error!r}") from error
     if problems:
         raise StateError(f"This state does not fit, and nothing was loaded. {report(problems)}")
-    joint.steps = state["steps"]
-    joint.updates.update(state["updates"])
-    joint._setup.returned.update(state["losses"])
+    setup.returned.update(state["losses"])
     for name, saved in state["models"].items():
-        model = joint.models[name]
+        model = setup.models[name]
         model.load_state_dict(saved)
         for key, module in model.named_modules():
             module.training = state["training"][name][key]
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(state["requires_grad"][name][key])
     for name, saved in state["optimizers"].items():
-        _load_optimizer(joint.optimizers[name], saved)
-    for update, saved in zip(joint._updates, state["phases"], strict=True):
+        _load_optimizer(setup.optimizers[name], saved)
+    for update, saved in zip(phases, state["phases"], strict=True):
         if update.weights.balance is not None:
             update.weights.balance.load_state_dict(saved["weighting"])
 
 
-def _differences(joint: Joint, state: Mapping[str, Any]) -> Iterator[str]:
+def _differences(mine: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
+    """Where ``state`` differs in kind from ``mine``, the state of the Joint that it is to be loaded into."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
         yield f"It must be a Joint.state_dict() of format {FORMAT}; found {found!r}."
         return
-    mine = save_state(joint)
     if missing := mine.keys() - state.keys():
         yield f"It lacks {quoted(sorted(missing))}."
         return
-    for what, names in (("models", list(joint.models)), ("optimizers", list(joint.optimizers))):
-        if set(names) != set(state[what]):
-            yield f"The {what} are {quoted(names)}; the state has {quoted(state[what])}."
-    for name in joint.models:
+    for what in ("models", "optimizers"):
+        if mine[what].keys() != state[what].keys():
+            yield f"The {what} are {quoted(mine[what])}; the state has {quoted(state[what])}."
+    for name in mine["models"]:
         if name in state["models"]:
             yield from _model_differences(name, mine["models"][name], state["models"][name])
             yield from _key_differences(name, mine["training"][name], state["training"][name])
-    for name, optimizer in joint.optimizers.items():
+    for name in mine["optimizers"]:
         if name in state["optimizers"]:
             if mine["kinds"][name] != state["kinds"][name]:
                 yield f"optimizer {name!r} is {mine['kinds'][name]}; the state is of {state['kinds'][name]}."
-            sizes = [len(group["params"]) for group in optimizer.param_groups]
-            saved = [len(group["params"]) for group in state["optimizers"][name]["param_groups"]]
+            sizes, saved = (
+                [len(group["params"]) for group in s["optimizers"][name]["param_groups"]] for s in (mine, state)
+            )
             if sizes != saved:
                 yield f"optimizer {name!r} has parameter groups of sizes {sizes}; the state has {saved}."
-    phases = [str(update.phase) for update in joint._updates]
-    saved_phases = [phase["phase"] for phase in state["phases"]]
+    phases, saved_phases = ([phase["phase"] for phase in s["phases"]] for s in (mine, state))
     if phases != saved_phases:
         yield f"The phases are {quoted(phases)}; the state has {quoted(saved_phases)}."
         return
-    for update, phase in zip(joint._updates, state["phases"], strict=True):
-        balance = update.weights.balance
-        rule = type(balance.rule).__name__ if balance else None
-        saved_rule = phase["weighting"]["rule"] if phase["weighting"] else None
+    for own, other in zip(mine["phases"], state["phases"], strict=True):
+        rule, saved_rule = (phase["weighting"]["rule"] if phase["weighting"] else None for phase in (own, other))
         if rule != saved_rule:
-            yield f"The weighting of the phase '{update.phase}' is {rule}; the state has {saved_rule}."
+            yield f"The weighting of the phase '{own['phase']}' is {rule}; the state has {saved_rule}."
 
 
 def _model_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
