@@ -16,6 +16,7 @@ from cograd._graph import Path, Walk, leads, walk
 from cograd.errors import PassError, RouteError, UnreachedError, quoted
 
 _KNOWN = 1024  # combinations of losses that a planner remembers
+_OBSTACLES = 32  # with more obstacles than that, none is left out of a proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,9 @@ class Planner:
         declared = [
             (k, m) for k, name in enumerate(names) if name in self.trains for m in bits(routes[k]) if several[m]
         ]
-        return _Proof(plan, tuple((names[k], found.path(k, m), m) for k, m in cells + declared))
+        facts = tuple((names[k], found.path(k, m), m) for k, m in cells + declared)
+        shorter = sum(len(path) for _, path, _ in facts) < len(found.groups)  # than another walk
+        return _Proof(plan, facts) if shorter else None
 
     def _right_for_any_graph(self, names: Sequence[str], plan: Plan) -> bool:
         """Does ``plan`` hold every declared cell exactly once, reached in this graph or not, and no other?"""
@@ -209,6 +212,8 @@ def unreached(loss: str, models: Sequence[str]) -> str:
 def _obstacles(routes: Sequence[int], reach: Sequence[int], passes: int, found: Walk) -> list[tuple[int, int]]:
     """Forbidden cells near the losses, as few as rule out fewer ``passes``."""
     cells = [(k, m) for k, route in enumerate(routes) for m in bits(reach[k] & ~route)]
+    if len(cells) > _OBSTACLES:
+        return cells
     wanted = tuple(a & b for a, b in zip(reach, routes, strict=True))
     for cell in sorted(cells, key=lambda cell: -len(found.path(*cell))):
         fewer = [other for other in cells if other != cell]
