@@ -48,6 +48,7 @@ def smallest(wanted, forbidden):
     return next(n for n in range(len(wanted_cells) + 1) if coverable(wanted_cells, n))
 
 
+@settings(deadline=None)
 @given(tables(losses=9, models=7))
 def test_every_wanted_cell_once_and_no_forbidden_one(table):
     wanted, forbidden = table
