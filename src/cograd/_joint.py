@@ -101,6 +101,11 @@ class Joint:
     >>> report = joint.step(torch.randn(8, 2))
     >>> list(report.losses), joint.updates
     (['disc', 'gen'], {'gen': 1, 'disc': 1})
+    >>> joint
+    Joint of gen, disc
+      trains: disc -> disc; gen -> gen
+      phases: 1. update disc; 2. update gen
+      after 1 steps, updates: gen 1, disc 1
     """
 
     def __init__(
@@ -146,6 +151,16 @@ class Joint:
         _check_closures(self._updates)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
+
+    def __repr__(self) -> str:
+        routes = [f"{loss} -> {', '.join(models)}" for loss, models in self._setup.trains.items()]
+        phases = "; ".join(f"{i}. {phase}" for i, phase in enumerate(self.phases, 1))
+        return (
+            f"Joint of {', '.join(self.models)}\n"
+            f"  trains: {'; '.join(routes) or 'every loss trains what it reaches'}\n"
+            f"  phases: {phases}\n"
+            f"  after {self.steps} steps, updates: {', '.join(f'{n} {count}' for n, count in self.updates.items())}"
+        )
 
     def step(self, batch: Any) -> StepReport:
         """Run the phases that are due on ``batch``.
