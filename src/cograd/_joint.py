@@ -105,7 +105,7 @@ class Joint:
     Joint of gen, disc
       trains: disc -> disc; gen -> gen
       phases: 1. update disc; 2. update gen
-      after 1 steps, updates: gen 1, disc 1
+      steps: 1; updates: gen 1, disc 1
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Joint:
             f"Joint of {', '.join(self.models)}\n"
             f"  trains: {'; '.join(routes) or 'every loss trains what it reaches'}\n"
             f"  phases: {phases}\n"
-            f"  after {self.steps} steps, updates: {', '.join(f'{n} {count}' for n, count in self.updates.items())}"
+            f"  steps: {self.steps}; updates: {', '.join(f'{n} {count}' for n, count in self.updates.items())}"
         )
 
     def step(self, batch: Any) -> StepReport:
