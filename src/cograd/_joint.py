@@ -31,6 +31,10 @@ class StepPlan:
 
     Attributes:
         phases: each phase with its plan; None if it depends on a graph that has not been seen yet.
+
+    >>> print(StepPlan(((Phase("gen", every=5), None),)))
+    phase 1: update gen, every 5 batches
+      the passes follow from the graph: run a step first, or give plan() a batch
     """
 
     phases: tuple[tuple[Phase, Plan | None], ...]

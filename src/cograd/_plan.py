@@ -28,6 +28,9 @@ class Pass:
         models: names of the models whose parameters receive the gradient.
         retain: whether a later pass may run some of the same operations, so that they must be kept.
         ends: the losses that no later pass needs.
+
+    >>> print(Pass(losses=("disc", "penalty"), models=("disc",)))
+    disc + penalty -> disc
     """
 
     losses: tuple[str, ...]
@@ -49,6 +52,10 @@ class Plan:
         idle: losses that reach none of the models.
         whole: the single pass may write to every leaf of the graph, so autograd needs no list of
             parameters.
+
+    >>> print(Plan((Pass(("a", "b"), ("net",)),), "every loss trains every model that it reaches"))
+    1 backward pass: every loss trains every model that it reaches
+      1. a + b -> net
     """
 
     passes: tuple[Pass, ...]

@@ -22,6 +22,13 @@ class Report:
         skipped: models whose turn it was, but of whose losses none was present.
         without_grad: models -> names of trainable parameters that received no gradient.
         grad_norms: model -> 2-norm of its gradient; empty unless asked for.
+
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> report = cograd.backward({"square": x**2, "self": 1 * x}, weights={"square": 0.5})
+    >>> print(report)
+    square 9  self 3
+    >>> report.weights["square"], report.weighted["square"]
+    (0.5, tensor(4.5000))
     """
 
     losses: Mapping[str, Tensor]
@@ -46,6 +53,17 @@ class StepReport:
     """The reports of the phases of one step, in the order in which they ran, and their union.
 
     Where two phases evaluated the same loss, the union holds the later value.
+
+    >>> net = nn.Linear(2, 1)
+    >>> joint = cograd.Joint(
+    ...     models={"net": net},
+    ...     losses=lambda m, x: {"size": m.net(x).square().mean()},
+    ...     optimizers=torch.optim.SGD,
+    ...     phases=cograd.Phase("net", repeat=2),
+    ... )
+    >>> report = joint.step(torch.ones(4, 2))
+    >>> len(report.phases), report.losses["size"] < report.phases[0].losses["size"]
+    (2, tensor(True))
     """
 
     phases: Sequence[Report] = field(default_factory=tuple)

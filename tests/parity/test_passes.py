@@ -168,7 +168,7 @@ def test_retain_graph(routes):
 
 @pytest.mark.parametrize("routes", [None, PRIVATE], ids=["all", "routes"])
 def test_create_graph_gives_gradients_that_can_be_differentiated(routes):
-    models, x = network(0)
+    models, x = network(0, torch.float64)
     weights = {"one": 2.0, "two": 0.5}
     parameters = [p for model in models.values() for p in model.parameters()]
 
@@ -190,7 +190,7 @@ def test_create_graph_gives_gradients_that_can_be_differentiated(routes):
     got = cograd.grad(losses(models, x), models=models, trains=routes, weights=weights, create_graph=True)
     second = torch.autograd.grad(squared([g for named in got.values() for g in named.values()]), parameters)
     for mine, theirs in zip(second, hand(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_backward_with_create_graph():

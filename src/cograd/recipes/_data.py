@@ -28,6 +28,10 @@ def load(name: str, seed: int = 0, test: float = 0.3) -> Split:
         name: ``digits``, ``breast_cancer``, ``wine`` or ``diabetes``.
         seed: of the shuffle.
         test: share of the examples that is held out.
+
+    >>> data = load("wine")
+    >>> data.x.shape, data.test_x.shape
+    (torch.Size([124, 13]), torch.Size([54, 13]))
     """
     from sklearn import datasets
 
@@ -47,6 +51,10 @@ def minibatches(*tensors: Tensor, size: int, seed: int = 0) -> Callable[[int], I
     """For each epoch, shuffled batches of ``size`` examples, the last incomplete one dropped.
 
     The order depends on seed and epoch alone, so that a resumed run sees the same batches.
+
+    >>> batches = minibatches(torch.arange(10), size=4)
+    >>> [len(rows) for (rows,) in batches(0)], all(torch.equal(a, b) for (a,), (b,) in zip(batches(3), batches(3)))
+    ([4, 4], True)
     """
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:

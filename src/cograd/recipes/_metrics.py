@@ -7,17 +7,29 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of ``labels`` ``[N]`` that have the highest of the ``logits`` ``[N, classes]``."""
+    """The share of ``labels`` ``[N]`` that have the highest of the ``logits`` ``[N, classes]``.
+
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    0.5
+    """
     return float((logits.argmax(1) == labels).float().mean())
 
 
 def majority(labels: Tensor, test_labels: Tensor) -> float:
-    """The accuracy of always giving the most common of ``labels``."""
+    """The accuracy of always giving the most common of ``labels`` for ``test_labels``.
+
+    >>> majority(torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0, 0]))
+    0.25
+    """
     return float((test_labels == labels.mode().values).float().mean())
 
 
 def rmse(predicted: Tensor, values: Tensor) -> float:
-    """The root of the mean squared error, in the unit of ``values``."""
+    """The root of the mean squared error, in the unit of ``values``.
+
+    >>> rmse(torch.tensor([1.0, 1.0]), torch.tensor([3.0, 3.0]))
+    2.0
+    """
     return float((predicted - values).square().mean().sqrt())
 
 

@@ -31,6 +31,15 @@ def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequen
 
 @contextmanager
 def predicting(joint: Joint) -> Iterator[Models]:
-    """The models in eval mode and without gradients. Their modes are put back afterwards."""
+    """The models in eval mode and without gradients. Their modes are put back afterwards.
+
+    >>> from cograd.recipes import build
+    >>> joint = build("fusion").joint
+    >>> with predicting(joint) as models:
+    ...     models.fusion.training
+    False
+    >>> joint.models.fusion.training
+    True
+    """
     with eval_mode(joint.models), torch.no_grad():
         yield joint.models

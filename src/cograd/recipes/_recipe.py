@@ -57,6 +57,11 @@ def train(recipe: Recipe, on_step: Callable[[int, StepReport], None] | None = No
 
     Returns:
         The metric afterwards.
+
+    >>> from cograd.recipes import build
+    >>> recipe = build("fusion")
+    >>> train(recipe) > recipe.baseline
+    True
     """
     for epoch in range(recipe.epochs):
         for batch in recipe.batches(epoch):

@@ -26,6 +26,10 @@ class Seen:
         present: ``[K]``, whether each loss is in this batch.
         step: batches seen before this one.
         epoch: epochs finished.
+
+    >>> seen = Seen(names=("a", "b"), losses=torch.tensor([2.0, 0.0]), present=(True, False), step=7)
+    >>> [name for name, here in zip(seen.names, seen.present) if here]
+    ['a']
     """
 
     names: tuple[str, ...]
