@@ -9,6 +9,7 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     ├── RouteError (ValueError)              which loss trains which model
     ├── PhaseError (ValueError)              what is updated when
     ├── WeightingError (ValueError)          weights and rules for them
+    │   └── ConvergenceError (ArithmeticError)
     ├── LossError (ValueError)               what the losses function returned
     │   └── NonFiniteLossError (FloatingPointError)
     ├── UnreachedError (RuntimeError)        a declared gradient that does not exist
@@ -55,6 +56,10 @@ class PhaseError(CogradError, ValueError):
 
 class WeightingError(CogradError, ValueError):
     """A weight or a weighting rule cannot be used as asked."""
+
+
+class ConvergenceError(WeightingError, ArithmeticError):
+    """A rule found no weights. Nothing stale or uniform is returned in their place."""
 
 
 class LossError(CogradError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, quoted
 
 State = Mapping[str, Any]  # plain tensors, numbers and names, keyed by loss name where they belong to a loss
 
@@ -26,6 +26,10 @@ class Seen:
         present: ``[K]``, whether each loss is in this batch.
         step: batches seen before this one.
         epoch: epochs finished.
+        gramian: ``[K, K]`` float64 on the CPU, inner products of the losses' gradients with respect
+            to the parameters that they share; 0 where absent. None for a rule that does not need it.
+        abs: ``[K, 2]``, the largest and the mean magnitude among the elements of each of those
+            gradients; 0 where absent. None for a rule that does not need it.
 
     >>> seen = Seen(names=("a", "b"), losses=torch.tensor([2.0, 0.0]), present=(True, False), step=7)
     >>> [name for name, here in zip(seen.names, seen.present) if here]
@@ -37,6 +41,8 @@ class Seen:
     present: tuple[bool, ...]
     step: int = 0
     epoch: int = 0
+    gramian: Tensor | None = None
+    abs: Tensor | None = None
 
 
 class Weighting(ABC):
@@ -45,8 +51,11 @@ class Weighting(ABC):
     The caller keeps the state, passes it in, and commits the new one only once the step is done.
 
     Attributes:
-        needs: what the rule looks at: a subset of ``{"losses"}``. A rule that needs nothing is
-            asked before the losses are evaluated, and a loss that it weights zero never is.
+        needs: what the rule looks at: a subset of ``{"losses", "gramian", "abs", "after"}``. A rule
+            that needs nothing is asked before the losses are evaluated, and a loss that it weights
+            zero never is. One that needs the Gramian (or ``abs``) weighs only what losses share: it
+            is asked once for each set of losses that share parameters. One that needs ``"after"``
+            sees the losses of the same batch again when the step is done.
         remembers: whether its weights depend on earlier steps, so that its state must be kept.
     """
 
@@ -67,16 +76,40 @@ class Weighting(ABC):
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """The weights ``[K]`` and the next state. ``state`` itself is not changed."""
 
-    def __call__(self, losses: Tensor, present: Sequence[bool] | None = None) -> Tensor:
-        """The weights ``[K]`` that a first step would use for ``losses`` ``[K]``.
+    def after(self, seen: Seen, state: State) -> State:
+        """The next state, once the same batch's losses are known after the update.
+
+        Only called if ``needs`` holds ``"after"``, with the state that :meth:`weigh` returned.
+        """
+        return state
+
+    def __call__(
+        self,
+        losses: Tensor | None = None,
+        gramian: Tensor | None = None,
+        present: Sequence[bool] | None = None,
+        abs: Tensor | None = None,
+    ) -> Tensor:
+        """The weights ``[K]`` that a first step would use.
+
+        Args:
+            losses: ``[K]``, if the rule needs them.
+            gramian: ``[K, K]``, if the rule needs it.
+            present: which of the K losses there are; all if None.
+            abs: ``[K, 2]``, if the rule needs it.
 
         >>> from cograd.weighting import FirstValue
         >>> FirstValue()(torch.tensor([2.0, 0.5]))
         tensor([0.5000, 2.0000])
         """
-        names = tuple(f"loss{k}" for k in range(len(losses)))
-        here = tuple(present) if present is not None else (True,) * len(names)
-        return self.weigh(Seen(names, losses, here), self.init(names))[0]
+        given = {"losses": losses, "gramian": gramian, "abs": abs}
+        if missing := [what for what, value in given.items() if what in self.needs and value is None]:
+            raise WeightingError(f"{type(self).__name__} needs {quoted(missing)}: pass {missing[0]}=...")
+        size = next((len(value) for value in given.values() if value is not None), len(present or ()))
+        names = tuple(f"loss{k}" for k in range(size))
+        here = tuple(present) if present is not None else (True,) * size
+        seen = Seen(names, losses, here, gramian=gramian, abs=abs)
+        return self.weigh(seen, self.init(names))[0]
 
 
 def check_number(rule: Weighting, field: str, below: float = math.inf) -> None:
@@ -122,3 +155,14 @@ def spread(weights: Tensor, seen: Seen) -> Tensor:
     every = weights.new_zeros(len(seen.names))
     every[list(seen.present)] = weights
     return every
+
+
+def seeded(seed: int | None) -> dict[str, int]:
+    """The state of a rule that draws numbers. Without a ``seed``, torch's own generator gives one."""
+    return {"seed": int(torch.randint(2**62, ())) if seed is None else seed, "draws": 0}
+
+
+def drawn(state: State) -> tuple[torch.Generator, dict[str, int]]:
+    """A CPU generator for one draw, and the part of the state that the next draw starts from."""
+    mixed = (state["seed"] * 0x9E3779B97F4A7C15 + state["draws"]) % 2**63
+    return torch.Generator().manual_seed(mixed), {"seed": state["seed"], "draws": state["draws"] + 1}
