@@ -29,15 +29,26 @@ PUBLIC = [
     "weighting",
 ]
 RULES = [
+    "DWA",
+    "FAMO",
+    "IMTLL",
+    "CoV",
     "FirstValue",
     "Fixed",
+    "GeometricMean",
     "Log",
+    "Random",
+    "ReLoBRaLo",
     "RunningMean",
     "RunningStd",
     "Scheduled",
     "Seen",
+    "SmoothTchebycheff",
+    "SoftAdapt",
+    "SoftOptimalUncertainty",
     "State",
     "Stateful",
+    "Uncertainty",
     "Weighting",
 ]
 
@@ -49,7 +60,7 @@ def test_the_public_names():
 
 @pytest.mark.parametrize("module", [cograd, weighting], ids=["cograd", "weighting"])
 def test_every_public_name_is_there_and_nothing_else(module):
-    assert module.__all__ == sorted(module.__all__)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     for name in module.__all__:
         assert hasattr(module, name)
     others = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}

@@ -112,11 +112,26 @@ class Weighting(ABC):
         return self.weigh(seen, self.init(names))[0]
 
 
-def check_number(rule: Weighting, field: str, below: float = math.inf) -> None:
-    """Raises WeightingError unless the ``field`` of ``rule`` is a number in [0, ``below``)."""
+def check_number(rule: Weighting, field: str, below: float = math.inf, positive: bool = False) -> None:
+    """Raises WeightingError unless the ``field`` of ``rule`` is a number in [0, ``below``), or above 0."""
     value = getattr(rule, field)
-    if not isinstance(value, int | float) or not 0 <= value < below:
-        raise WeightingError(f"{type(rule).__name__}: {field} must be a number in [0, {below:g}); found {value!r}.")
+    if not isinstance(value, int | float) or not 0 <= value < below or (positive and value == 0):
+        interval = f"{'(' if positive else '['}0, {below:g})"
+        raise WeightingError(f"{type(rule).__name__}: {field} must be a number in {interval}; found {value!r}.")
+
+
+def check_choice(rule: Weighting, field: str, choices: Sequence[str]) -> None:
+    """Raises WeightingError unless the ``field`` of ``rule`` is one of ``choices``."""
+    value = getattr(rule, field)
+    if value not in choices:
+        raise WeightingError(f"{type(rule).__name__}: {field} must be one of {quoted(choices)}; found {value!r}.")
+
+
+def check_seed(rule: Weighting, field: str = "seed") -> None:
+    """Raises WeightingError unless the ``field`` of ``rule`` is a whole number or None."""
+    value = getattr(rule, field)
+    if not isinstance(value, int | None):
+        raise WeightingError(f"{type(rule).__name__}: {field} must be a whole number or None; found {value!r}.")
 
 
 def check_factors(rule: Weighting, factors: Any, kind: str = "finite number", callables: bool = False) -> None:
@@ -155,6 +170,29 @@ def spread(weights: Tensor, seen: Seen) -> Tensor:
     every = weights.new_zeros(len(seen.names))
     every[list(seen.present)] = weights
     return every
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of ``values``, bit for bit the same in any order."""
+    return values.sort().values.sum()
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Shares ``[n]`` of one, those of a permutation bit for bit the permuted ones."""
+    limit = torch.finfo(scores.dtype).max / 4
+    scores = scores.clamp(-limit, limit)
+    shares = (scores - scores.max()).exp() if len(scores) else scores
+    return shares / total(shares)
+
+
+def ratio(losses: Tensor, before: Tensor) -> Tensor:
+    """``losses / before``; 1 where ``before`` is not positive, so that there is nothing to compare with."""
+    return torch.where(before > 0, losses / before, 1.0)
+
+
+def towards(start: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    """``start + step``, but not past ``best``, nor away from it."""
+    return (start + step).clamp(torch.minimum(start, best), torch.maximum(start, best))
 
 
 def seeded(seed: int | None) -> dict[str, int]:
