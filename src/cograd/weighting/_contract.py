@@ -150,12 +150,20 @@ def observed(seen: Seen) -> tuple[list[str], Tensor]:
     names = [name for name, here in zip(seen.names, seen.present, strict=True) if here]
     values = seen.losses.detach()
     values = values if values.element_size() >= 4 else values.float()
-    return names, values if len(names) == len(seen.names) else values[list(seen.present)]
+    if not names or len(names) == len(seen.names):
+        return names, values[: len(names)]
+    return names, torch.stack([value for value, here in zip(values.unbind(), seen.present, strict=True) if here])
+
+
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """``values`` as a tensor ``like`` the losses, without waiting for the GPU."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def recalled(stored: Mapping[str, Tensor], names: Sequence[str], values: Tensor) -> Tensor:
     """What the state holds for ``names``, ``[n]`` like ``values``; 0 for a loss that is new."""
-    return torch.stack([stored[name] if name in stored else values.new_zeros(()) for name in names])
+    absent = values.new_zeros(())
+    return torch.stack([stored.get(name, absent) for name in names]) if names else values
 
 
 def stored(old: Mapping[str, Any], names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
@@ -167,9 +175,8 @@ def spread(weights: Tensor, seen: Seen) -> Tensor:
     """The weights ``[n]`` of the present losses as weights ``[K]`` of all; 0 for an absent one."""
     if all(seen.present):
         return weights
-    every = weights.new_zeros(len(seen.names))
-    every[list(seen.present)] = weights
-    return every
+    each, absent = iter(weights.unbind()), weights.new_zeros(())
+    return torch.stack([next(each) if here else absent for here in seen.present])
 
 
 def total(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from cograd.weighting._contract import (
     State,
     Weighting,
     check_choice,
+    constant,
     observed,
     ratio,
     recalled,
@@ -68,10 +69,10 @@ class CoV(Weighting):
         names, losses = observed(seen)
         counts, means, centres, squares = (state.get(key, {}) for key in ("count", "mean", "centre", "squares"))
         past = [counts.get(name, 0) for name in names]
-        seen_before = losses.new_tensor(past)
+        seen_before = constant(past, losses)
         mean, centre, sums = (recalled(known, names, losses) for known in (means, centres, squares))
 
-        settled = torch.tensor([n >= 2 for n in past], device=losses.device)
+        settled = constant([n >= 2 for n in past], losses) > 0
         deviation = (sums / seen_before.clamp_min(1) + 1e-8).sqrt()
         variation = torch.where(settled, deviation / centre.abs().clamp_min(1e-8), 0.0)
         share = sum(n >= 2 for n in past) / total(variation).clamp_min(1e-30)

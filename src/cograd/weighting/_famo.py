@@ -17,6 +17,7 @@ from cograd.weighting._contract import (
     check_choice,
     check_factors,
     check_number,
+    constant,
     observed,
     recalled,
     softmax,
@@ -107,7 +108,7 @@ class FAMO(Weighting):
         names = [name for name in here if name in state["before"]]
         if not names:
             return {**state, "before": {}}
-        losses = losses[[here.index(name) for name in names]]
+        losses = recalled(dict(zip(here, losses.unbind(), strict=True)), names, losses)
         logits, moments, squares, counts = (state.get(key, {}) for key in ("logit", "moment", "square", "count"))
         logit = recalled(logits, names, losses)
         fell = recalled(state["before"], names, losses) - self._logs(names, losses)
@@ -116,8 +117,8 @@ class FAMO(Weighting):
         count = [counts.get(name, 0) + 1 for name in names]
         moment = 0.9 * recalled(moments, names, losses) + 0.1 * slope
         square = 0.999 * recalled(squares, names, losses) + 0.001 * slope**2
-        mean = moment / losses.new_tensor([1 - 0.9**n for n in count])
-        size = (square / losses.new_tensor([1 - 0.999**n for n in count])).sqrt()
+        mean = moment / constant([1 - 0.9**n for n in count], losses)
+        size = (square / constant([1 - 0.999**n for n in count], losses)).sqrt()
         return {
             "logit": stored(logits, names, (logit - self.lr * mean / (size + 1e-8)).unbind()),
             "moment": stored(moments, names, moment.unbind()),
@@ -127,5 +128,5 @@ class FAMO(Weighting):
         }
 
     def _logs(self, names: list[str], losses: Tensor) -> Tensor:
-        above = losses - losses.new_tensor([self.bounds.get(name, 0.0) for name in names])
+        above = losses - constant([self.bounds.get(name, 0.0) for name in names], losses)
         return torch.where(above < 0, torch.nan, above + 1e-8).log()

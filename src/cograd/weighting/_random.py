@@ -63,5 +63,5 @@ class Random(Weighting):
         """See :class:`Weighting`."""
         names, losses = observed(seen)
         generator, after = drawn(state)
-        weights = softmax(torch.randn(len(names), generator=generator).to(losses))
+        weights = softmax(torch.randn(len(names), generator=generator).to(losses, non_blocking=True))
         return spread(weights * len(names) if self.scale == "sum" else weights, seen), after

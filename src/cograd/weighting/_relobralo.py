@@ -15,6 +15,7 @@ from cograd.weighting._contract import (
     Weighting,
     check_number,
     check_seed,
+    constant,
     drawn,
     observed,
     ratio,
@@ -85,8 +86,8 @@ class ReLoBRaLo(Weighting):
         names, losses = observed(seen)
         past, first, last = (state.get(key, {}) for key in ("lambda", "first", "last"))
         generator, after = drawn(state)
-        keep = (torch.rand((), generator=generator, dtype=torch.float64) < self.rho).to(losses)
-        fresh = torch.tensor([name not in past for name in names], device=losses.device)
+        keep = (torch.rand((), generator=generator, dtype=torch.float64) < self.rho).to(losses, non_blocking=True)
+        fresh = constant([name not in past for name in names], losses) > 0
         start = torch.where(fresh, losses, recalled(first, names, losses))
         previous = torch.where(fresh, losses, recalled(last, names, losses))
         old = torch.where(fresh, 1.0, recalled(past, names, losses))

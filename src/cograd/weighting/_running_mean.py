@@ -7,7 +7,17 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, recalled, spread, stored
+from cograd.weighting._contract import (
+    Seen,
+    State,
+    Weighting,
+    check_number,
+    constant,
+    observed,
+    recalled,
+    spread,
+    stored,
+)
 
 
 @final
@@ -44,7 +54,7 @@ class RunningMean(Weighting):
         means, counts = state.get("mean", {}), state.get("count", {})
         count = [counts.get(name, 0) + 1 for name in names]
         mean = self.beta * recalled(means, names, losses) + (1 - self.beta) * losses.abs()
-        weights = 1.0 / (mean / losses.new_tensor([1 - self.beta**n for n in count])).clamp_min(self.floor)
+        weights = 1.0 / (mean / constant([1 - self.beta**n for n in count], losses)).clamp_min(self.floor)
         return spread(weights, seen), {
             "mean": stored(means, names, mean.unbind()),
             "count": stored(counts, names, count),

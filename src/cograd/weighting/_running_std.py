@@ -8,7 +8,17 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, recalled, spread, stored
+from cograd.weighting._contract import (
+    Seen,
+    State,
+    Weighting,
+    check_number,
+    constant,
+    observed,
+    recalled,
+    spread,
+    stored,
+)
 
 
 @final
@@ -46,8 +56,8 @@ class RunningStd(Weighting):
         names, losses = observed(seen)
         means, variances, counts = (state.get(key, {}) for key in ("mean", "variance", "count"))
         past = [counts.get(name, 0) for name in names]
-        fresh = torch.tensor([n == 0 for n in past], device=losses.device)
-        share = losses.new_tensor([1 - self.beta**n if n else 1.0 for n in past])
+        fresh = constant([n == 0 for n in past], losses) > 0
+        share = constant([1 - self.beta**n if n else 1.0 for n in past], losses)
         mean = recalled(means, names, losses)
         centre = torch.where(fresh, losses, mean / share)
         variance = self.beta * recalled(variances, names, losses) + (1 - self.beta) * (losses - centre) ** 2

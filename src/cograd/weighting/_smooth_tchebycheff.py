@@ -16,6 +16,7 @@ from cograd.weighting._contract import (
     check_choice,
     check_factors,
     check_number,
+    constant,
     observed,
     softmax,
     spread,
@@ -76,8 +77,8 @@ class SmoothTchebycheff(Weighting):
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         names, losses = observed(seen)
-        preference = losses.new_tensor([self.preference.get(name, 1.0) for name in names])
-        reference = losses.new_tensor([self.reference.get(name, 0.0) for name in names])
+        preference = constant([self.preference.get(name, 1.0) for name in names], losses)
+        reference = constant([self.reference.get(name, 0.0) for name in names], losses)
         weights = preference * softmax(preference * (losses - reference) / self.mu)
         if self.scale == "sum":
             weights = weights * len(names) / (total(preference) / len(names))

@@ -15,6 +15,7 @@ from cograd.weighting._contract import (
     State,
     Weighting,
     check_choice,
+    constant,
     observed,
     recalled,
     softmax,
@@ -75,7 +76,7 @@ class SoftAdapt(Weighting):
         """See :class:`Weighting`."""
         names, losses = observed(seen)
         last = state.get("last", {})
-        fresh = torch.tensor([name not in last for name in names], device=losses.device)
+        fresh = constant([name not in last for name in names], losses) > 0
         slopes = torch.where(fresh, 0.0, losses - recalled(last, names, losses))
         if self.slopes == "normalised":
             size = total(slopes.abs())

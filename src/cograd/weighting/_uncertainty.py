@@ -15,6 +15,7 @@ from cograd.weighting._contract import (
     State,
     Weighting,
     check_number,
+    constant,
     observed,
     recalled,
     spread,
@@ -94,8 +95,8 @@ class Uncertainty(Weighting):
         known = state.get("s", {})
         s = recalled(known, names, losses)
         kinds = [self.kind.get(name, KINDS[0]) if isinstance(self.kind, Mapping) else self.kind for name in names]
-        factor = losses.new_tensor([1.0 if kind == "classification" else 0.5 for kind in kinds])
-        revised = torch.tensor([kind == "revised" for kind in kinds], device=losses.device)
+        factor = constant([1.0 if kind == "classification" else 0.5 for kind in kinds], losses)
+        revised = constant([kind == "revised" for kind in kinds], losses) > 0
         weights = factor * (-s).exp()
         size = losses.clamp_min(self.floor)
         best = torch.where(revised, (size + (size * (size + 8)).sqrt()) / 4, 2 * factor * size).log()
