@@ -39,7 +39,7 @@ def test_the_mean_counts_the_batches_in_which_a_loss_was_present(weights_over):
         {"a": 0.5, "b": 3.0},
         {"a": 1.0, "b": 1.0},
     ]
-    gaps = [{"a": 1.0, "b": 4.0}, {"a": 1.0}, {"a": 0.5}, {"a": 0.5, "b": 3.0}, {"a": 1.0, "b": 1.0}]
+    gaps = [{"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 4.0}, {"a": 0.5}, {"a": 0.5, "b": 3.0}, {"a": 1.0, "b": 1.0}]
     assert weights_over(DWA(window=2), gaps)[0][-1] == weights_over(DWA(window=2), full)[0][-1]
 
 
