@@ -941,7 +941,9 @@ def test_the_drop_in_forgets_what_a_refused_call_saw():
         (lambda: RunningStd(floor=-1.0), ["RunningStd", "floor", "-1.0"]),
         (lambda: FirstValue(floor=-1.0), ["FirstValue", "floor", "-1.0"]),
         (lambda: Stateful("log"), ["A weighting is a rule", "'log'"]),
-        (lambda: Stateful(Greedy()), ["Greedy needs 'gramian'", "does not compute"]),
+        (lambda: Stateful(Greedy()), ["Greedy needs 'hessian'", "'gramian'"]),
+        (lambda: Stateful(cograd.weighting.Log(), refresh=2), ["refresh=2", "Log needs none"]),
+        (lambda: Stateful(cograd.weighting.FromGramian(len), refresh=0), ["refresh", "at least 1", "0"]),
     ],
 )
 def test_a_bad_rule_is_refused(make, words):
@@ -951,7 +953,7 @@ def test_a_bad_rule_is_refused(make, words):
 
 
 class Greedy(cograd.weighting.Weighting):
-    needs = frozenset({"losses", "gramian"})
+    needs = frozenset({"losses", "hessian"})
 
     def weigh(self, seen, state):
         raise NotImplementedError

@@ -1,10 +1,12 @@
 """Train several PyTorch models with several losses, in the fewest backward passes.
 
 Declare models, losses and which loss trains which (``Joint``), or replace ``loss.backward()`` in a
-loop of your own (``backward``, ``grad``). ``weighting`` holds the rules for combining losses.
+loop of your own (``backward``, ``grad``). ``weighting`` holds the rules for combining losses, and
+``gramian`` the ways to compare their gradients, for the rules that look at them.
 """
 
 from cograd import errors as errors
+from cograd import gramian as gramian
 from cograd import weighting as weighting
 from cograd._backward import backward as backward
 from cograd._backward import grad as grad
@@ -38,6 +40,7 @@ __all__ = [
     "backward",
     "errors",
     "grad",
+    "gramian",
     "together",
     "weighting",
 ]

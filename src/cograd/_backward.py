@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from cograd._balance import Balanced, balance, check_engine, deposit
 from cograd._losses import LossLike, check_mapping, evaluate, no_graph
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
 from cograd._routes import Mention, Trains, check_mentions, parse_trains
-from cograd._weights import Weight, Weights, cotangent
-from cograd.errors import LossError, ModelError, RouteError, WeightingError, quoted
+from cograd._weights import Rule, Weight, Weights, cotangent
+from cograd.errors import LossError, ModelError, PassError, RouteError, WeightingError, quoted
+from cograd.gramian import Engine, Gramian
+from cograd.gramian._scope import AllLeaves
 from cograd.weighting import Stateful, Weighting
 
 Parameters = nn.Module | Iterable[Tensor]
@@ -49,7 +53,8 @@ def backward(
     models: Mapping[str, Parameters] | None = None,
     trains: Trains | None = None,
     weights: Mapping[str, float] | None = None,
-    weighting: Weighting | Stateful | None = None,
+    weighting: Rule | None = None,
+    gramian: Engine | None = None,
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> Report:
@@ -64,13 +69,15 @@ def backward(
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
             every parameter that it reaches.
         weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
-        weighting: a rule for the weights. One that remembers earlier steps is wrapped once:
-            ``balance = cograd.weighting.Stateful(rule)``.
+        weighting: a rule for the weights, or a function from a Gramian to weights. A rule that
+            remembers earlier steps is wrapped once: ``balance = cograd.weighting.Stateful(rule)``.
+        gramian: how to compute the inner products of gradients, for a rule that looks at them:
+            ``cograd.gramian.Rows()``, ``Layerwise()`` or ``At(z)``; None for the cheapest exact way.
         retain_graph: keep the graph for another backward.
         create_graph: make the gradients differentiable.
 
     Returns:
-        The detached losses, the weights, and the plan that ran.
+        The detached losses, the weights, the plan that ran, and what is known of the gradients.
 
     Raises:
         LossError: a loss is not a floating scalar with a graph.
@@ -91,10 +98,16 @@ def backward(
       1. disc -> disc
       2. gen -> gen
     """
-    present, factors, plan, groups, rule = _prepare(losses, _named(models or {}), trains, weights, weighting)
-    report = _report(present, factors, plan)
-    run(plan, present, factors, groups, retain_graph, create_graph)
-    rule.commit()
+    ready = _prepare(losses, _named(models or {}), trains, weights, weighting, gramian)
+    if ready.weights.shares:
+        found = _balance(ready, gramian, retain_graph, create_graph)
+        deposit(found.gradients)
+        report = _report(ready, found.weights, found.gramian)
+    else:
+        factors = ready.factors()
+        report = _report(ready, factors)
+        run(ready.plan, ready.losses, factors, ready.planner.parameters, retain_graph, create_graph)
+    ready.weights.commit()
     return report
 
 
@@ -104,7 +117,8 @@ def grad(
     models: Mapping[str, Parameters],
     trains: Trains | None = None,
     weights: Mapping[str, float] | None = None,
-    weighting: Weighting | Stateful | None = None,
+    weighting: Rule | None = None,
+    gramian: Engine | None = None,
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> dict[str, dict[str, Tensor | None]]:
@@ -126,23 +140,42 @@ def grad(
     {'net': {'weight': tensor([[1., 3.]])}}
     """
     named = _named(models)
-    present, factors, plan, groups, rule = _prepare(losses, named, trains, weights, weighting)
+    ready = _prepare(losses, named, trains, weights, weighting, gramian)
     total: dict[int, Tensor] = {}
-    for p in plan.passes:
-        inputs = [t for model in p.models for t in groups[model]]
-        gradients = torch.autograd.grad(
-            [present[name] for name in p.losses],
-            inputs,
-            [cotangent(present[name], factors[name]) for name in p.losses],
-            retain_graph=p.retain or retain_graph or create_graph,
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-        for t, g in zip(inputs, gradients, strict=True):
-            if g is not None:
-                total[id(t)] = total[id(t)] + g if id(t) in total else g
-    rule.commit()
+    if ready.weights.shares:
+        total = {id(t): g for t, g in _balance(ready, gramian, retain_graph, create_graph).gradients}
+    else:
+        factors = ready.factors()
+        for p in ready.plan.passes:
+            inputs = [t for model in p.models for t in ready.planner.parameters[model]]
+            gradients = torch.autograd.grad(
+                [ready.losses[name] for name in p.losses],
+                inputs,
+                [cotangent(ready.losses[name], factors[name]) for name in p.losses],
+                retain_graph=p.retain or retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+            for t, g in zip(inputs, gradients, strict=True):
+                if g is not None:
+                    total[id(t)] = total[id(t)] + g if id(t) in total else g
+    ready.weights.commit()
     return {name: {key: total.get(id(t)) for key, t in tensors.items()} for name, tensors in named.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Everything that is decided before the first pass."""
+
+    losses: dict[str, Tensor]
+    weights: Weights
+    before: Mapping[str, float]
+    step: int
+    planner: Planner
+    plan: Plan
+
+    def factors(self) -> dict[str, Weight]:
+        return self.weights.of(self.losses, self.before, self.step)
 
 
 def _prepare(
@@ -150,9 +183,9 @@ def _prepare(
     models: Mapping[str, Mapping[str, Tensor]],
     trains: Trains | None,
     weights: Mapping[str, float] | None,
-    weighting: Weighting | Stateful | None,
-) -> tuple[dict[str, Tensor], dict[str, Weight], Plan, dict[str, list[Tensor]], Weights]:
-    """Everything that is decided before the first pass."""
+    weighting: Rule | None,
+    gramian: Engine | None,
+) -> _Ready:
     losses = check_mapping(losses)
     if trains and not models:
         raise RouteError("trains names models, so models= is needed too: name -> module.")
@@ -164,6 +197,7 @@ def _prepare(
             f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}), and pass balance."
         )
     factors = Weights(weights, weighting)
+    check_engine(gramian, factors.shares)
     mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
     check_mentions(mentions + factors.mentions(), losses)
     step = weighting.steps if isinstance(weighting, Stateful) else 0
@@ -177,17 +211,32 @@ def _prepare(
             present[name] = loss
     if not present:
         raise LossError(f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present.")
-    if not routes:
+    planner = Planner(groups, routes)
+    if routes:
+        plan = planner.plan(present)
+    else:
         only = Pass(tuple(present), tuple(groups), ends=tuple(present))
         plan = Plan((only,), "every loss trains every model that it reaches", whole=True)
+    return _Ready(present, factors, before, step, planner, plan)
+
+
+def _balance(ready: _Ready, gramian: Engine | None, retain_graph: bool, create_graph: bool) -> Balanced:
+    if create_graph:
+        raise PassError("create_graph=True asks for differentiable gradients, and the weights of a rule are constants.")
+    if ready.planner.trains:
+        group_of: Mapping[int, int] = ready.planner.group_of
+        routes = [ready.planner.route(name) for name in ready.losses]
     else:
-        plan = Planner(groups, routes).plan(present)
-    return present, factors.of(present, before, step), plan, groups, factors
+        group_of, routes = AllLeaves(), [1] * len(ready.losses)
+    losses = {name: loss for name, loss in ready.losses.items() if name not in ready.plan.idle}
+    return balance(losses, ready.weights, ready.step, group_of, routes, gramian, retain_graph)
 
 
-def _report(losses: Mapping[str, Tensor], weights: Mapping[str, Weight], plan: Plan) -> Report:
+def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | None = None) -> Report:
     detached = {k: w.detach() if isinstance(w, Tensor) else w for k, w in weights.items()}
-    return Report({name: loss.detach() for name, loss in losses.items()}, detached, plan)
+    rule = ready.weights.balance
+    plan = replace(ready.plan, rule=type(rule.rule).__name__) if rule and rule.shares else ready.plan
+    return Report({name: ready.losses[name].detach() for name in weights}, detached, plan, gramian=gramian)
 
 
 def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:

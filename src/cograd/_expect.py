@@ -15,6 +15,7 @@ from cograd._phase import Phase
 from cograd._plan import unreached
 from cograd._routes import Mention, check_mentions
 from cograd.errors import ModelError, PhaseError, UnreachedError, quoted
+from cograd.gramian import Engine
 
 LossesFunction = Callable[[Any, Any], Losses]
 
@@ -31,6 +32,8 @@ class Setup:
     check: str
     grad_norms: bool
     freeze_buffers: bool
+    gramian: Engine | None = None
+    watch: int = 0  # look at the losses' gradients each so many steps; never if 0
     returned: set[str] = field(default_factory=set)  # every name that the losses function has returned
 
 

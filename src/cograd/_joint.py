@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cograd._balance import check_engine
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, eval_mode, trainable
@@ -21,7 +22,17 @@ from cograd._routes import Mention, Trains, parse_trains
 from cograd._state import load_state, save_state
 from cograd._update import Update
 from cograd._weights import Weights
-from cograd.errors import GradModeError, LossError, OptimizerError, PhaseError, RouteError, quoted, unknown
+from cograd.errors import (
+    GradModeError,
+    LossError,
+    OptimizerError,
+    PhaseError,
+    RouteError,
+    WeightingError,
+    quoted,
+    unknown,
+)
+from cograd.gramian import At, Engine
 from cograd.weighting import Stateful, Weighting
 
 
@@ -70,13 +81,21 @@ class Joint:
             ``partial(Adam, lr=1e-3)`` that is called per model with a list of its parameters.
             Together they hold every trainable parameter exactly once.
         weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
-        weighting: a rule for the weights; each phase keeps its own state of it.
+        weighting: a rule for the weights, or a function from a Gramian to weights; each phase keeps
+            its own state of it.
         phases: one phase or several; by default one that updates all models at once.
         check: when a loss that is NaN or infinite is noticed: ``"now"``, before any parameter of
             the phase moves (one synchronisation per phase on a GPU); ``"late"``, when the phase
             runs next (so not in its last run); or ``"off"``.
         grad_norms: report the 2-norm of each model's gradient.
         freeze_buffers: put back the buffers (running statistics) of frozen models after each phase.
+        gramian: how to compare the losses' gradients, for a rule that looks at them and for ``watch``:
+            ``cograd.gramian.Rows()``, ``Layerwise()`` or ``At("encoder")``; None for the cheapest
+            exact way.
+        refresh: let such a rule compute its weights only at each n-th update of a phase. The updates
+            between use those weights, and cost hardly more than a plain sum.
+        watch: report norms, cosines and conflicts of the losses' gradients at each n-th step, for
+            phases whose rule does not look at them; never if 0. Changes nothing of the training.
 
     Raises:
         ModelError, OptimizerError, RouteError, PhaseError, WeightingError: the declaration does not
@@ -120,11 +139,14 @@ class Joint:
         optimizers: Optimizers,
         trains: Trains | None = None,
         weights: Mapping[str, float] | None = None,
-        weighting: Weighting | None = None,
+        weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
         phases: Phase | Iterable[Phase] | None = None,
         check: str = "now",
         grad_norms: bool = False,
         freeze_buffers: bool = False,
+        gramian: Engine | None = None,
+        refresh: int = 1,
+        watch: int = 0,
     ) -> None:
         check_models(models)
         if not callable(losses):
@@ -141,11 +163,14 @@ class Joint:
         self.updates = dict.fromkeys(self._modules, 0)
 
         chosen = [weighting if phase.weighting is None else phase.weighting for phase in self.phases]
-        rules = [Weights(weights, None if rule is None else Stateful(rule)) for rule in chosen]
+        rules = [Weights(weights, _own(rule, refresh)) for rule in chosen]
+        _check_gramian(gramian, refresh, watch, any(rule.shares for rule in rules), self._modules)
         mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
         mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
         mentions += [mention for rule in rules for mention in rule.mentions()]
-        self._setup = Setup(self.models, losses, routes, mentions, self.optimizers, check, grad_norms, freeze_buffers)
+        self._setup = Setup(
+            self.models, losses, routes, mentions, self.optimizers, check, grad_norms, freeze_buffers, gramian, watch
+        )
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
         for phase, rule in zip(self.phases, rules, strict=True):
@@ -255,6 +280,12 @@ class Joint:
         self.updates.update(state["updates"])
         self._bind()
 
+    def end_epoch(self) -> None:
+        """An epoch is over. Rules that average over epochs (``DWA``) count by this."""
+        for update in self._updates:
+            if update.weights.balance is not None:
+                update.weights.balance.end_epoch()
+
     def _flags(self) -> tuple[list[bool], list[int]]:
         """What, when it changes, means that the phases must look at their parameters anew."""
         groups = [len(group["params"]) for o in self.optimizers.values() for group in o.param_groups]
@@ -275,6 +306,30 @@ def _need_grad_mode(method: str) -> None:
             f"{method}() needs gradients, but is called inside no_grad or inference_mode. Call it outside; to only "
             "look at the losses, use evaluate()."
         )
+
+
+def _own(rule: Any, refresh: int) -> Stateful | None:
+    """The rule with a state for one phase. Only Gramians can be refreshed less often."""
+    balance = None if rule is None else Stateful(rule)
+    return Stateful(rule, refresh) if balance and balance.shares else balance
+
+
+def _check_gramian(
+    gramian: Engine | None, refresh: int, watch: int, shares: bool, models: Mapping[str, nn.Module]
+) -> None:
+    for name, value, least in (("refresh", refresh, 1), ("watch", watch, 0)):
+        if not isinstance(value, int) or value < least:
+            raise WeightingError(f"{name} must be a whole number of at least {least}; found {value!r}.")
+    if refresh > 1 and not shares:
+        raise WeightingError(
+            f"refresh={refresh} spares Gramians, but no rule needs them. Leave it out, or choose such a rule."
+        )
+    check_engine(gramian, shares or watch > 0)
+    if isinstance(gramian, At):
+        if not isinstance(gramian.where, str):
+            raise WeightingError('In a Joint, At takes the name of a model: cograd.gramian.At("encoder").')
+        if gramian.where not in models:
+            raise WeightingError(f"At({gramian.where!r}) names no model. {unknown('models', gramian.where, models)}")
 
 
 def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Module]) -> tuple[Phase, ...]:

@@ -52,6 +52,8 @@ class Plan:
         idle: losses that reach none of the models.
         whole: the single pass may write to every leaf of the graph, so autograd needs no list of
             parameters.
+        rule: the rule that weighs gradients, if there is one: the passes are then taken loss by
+            loss where losses share parameters.
 
     >>> print(Plan((Pass(("a", "b"), ("net",)),), "every loss trains every model that it reaches"))
     1 backward pass: every loss trains every model that it reaches
@@ -62,8 +64,13 @@ class Plan:
     why: str
     idle: tuple[str, ...] = ()
     whole: bool = field(default=False, repr=False)
+    rule: str | None = None
 
     def __str__(self) -> str:
+        if self.rule:
+            losses = dict.fromkeys(name for p in self.passes for name in p.losses)
+            models = dict.fromkeys(name for p in self.passes for name in p.models)
+            return f"{self.rule} weighs the gradients of {', '.join(losses)} in what they share of {', '.join(models)}"
         count = f"{len(self.passes)} backward pass" + ("" if len(self.passes) == 1 else "es")
         return "\n".join([f"{count}: {self.why}", *(f"  {i}. {p}" for i, p in enumerate(self.passes, 1))])
 
@@ -91,6 +98,7 @@ class Planner:
     """
 
     def __init__(self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]]) -> None:
+        self.parameters = models
         self.models = tuple(models)
         self.trains = trains
         self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
@@ -117,7 +125,7 @@ class Planner:
         reach = tuple([found.reach(k) for k in range(len(names))])
         if plan := self._plans.get((names, reach)):
             return plan
-        routes = [self._route(name) for name in names]
+        routes = [self.route(name) for name in names]
         self._check(names, routes, reach, found)
         plan = self._passes(names, routes, reach, found)
         if len(self._plans) >= _KNOWN:  # at least one for each combination of present losses
@@ -129,7 +137,8 @@ class Planner:
             self._proofs[names] = proof
         return plan
 
-    def _route(self, loss: str) -> int:
+    def route(self, loss: str) -> int:
+        """The models that ``loss`` trains, as a bit mask."""
         if loss not in self.trains:
             return self._all
         return sum(1 << i for i, model in enumerate(self.models) if model in self.trains[loss])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from cograd._plan import Plan
+from cograd.gramian import Gramian
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Report:
         skipped: models whose turn it was, but of whose losses none was present.
         without_grad: models -> names of trainable parameters that received no gradient.
         grad_norms: model -> 2-norm of its gradient; empty unless asked for.
+        gramian: norms, cosines and conflicts of the losses' gradients, where they were computed.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
     >>> report = cograd.backward({"square": x**2, "self": 1 * x}, weights={"square": 0.5})
@@ -38,6 +40,7 @@ class Report:
     skipped: tuple[str, ...] = ()
     without_grad: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     grad_norms: Mapping[str, Tensor] = field(default_factory=dict)
+    gramian: Gramian | None = None
 
     @property
     def weighted(self) -> dict[str, Tensor]:
@@ -87,6 +90,11 @@ class StepReport:
     def grad_norms(self) -> dict[str, Tensor]:
         """Model -> 2-norm of its gradient."""
         return {k: v for phase in self.phases for k, v in phase.grad_norms.items()}
+
+    @property
+    def gramian(self) -> Gramian | None:
+        """Norms, cosines and conflicts of the losses' gradients, in the last phase that has them."""
+        return next((phase.gramian for phase in reversed(self.phases) if phase.gramian), None)
 
     @property
     def without_grad(self) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from cograd._backward import run
+from cograd._balance import Balanced, balance, deposit, look
 from cograd._expect import Expectations, Setup
 from cograd._losses import check_mapping, evaluate, no_graph, not_finite
 from cograd._models import trainable
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
+from cograd._random import RandomState, random_state, replayed
 from cograd._report import Report, weighted
+from cograd._representation import Representation
 from cograd._weights import Weight, Weights
 from cograd.errors import (
     NonFiniteLossError,
@@ -25,6 +29,7 @@ from cograd.errors import (
     RouteError,
     UnreachedError,
 )
+from cograd.gramian import At, Engine
 
 
 class Update:
@@ -42,6 +47,8 @@ class Update:
         self.plan: Plan | None = None
         self._expect = expectations
         self._unchecked: tuple[Mapping[str, Tensor], Mapping[str, Weight]] = ({}, {})
+        where = setup.gramian.where if isinstance(setup.gramian, At) else None
+        self._representation = Representation(where, setup.models[where]) if isinstance(where, str) else None
         self._without = -1  # parameters without gradient in the last update
         self.bind()
 
@@ -69,6 +76,8 @@ class Update:
             self._unchecked = ({}, {})
             self._check_finite(losses, weights, "one step ago; its update has been made")
         set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
+        again = self.weights.looks_back
+        rng = random_state() if again else None
         try:
             for p, _ in set_aside:
                 p.grad = None
@@ -80,6 +89,9 @@ class Update:
             for p, g in set_aside:
                 p.grad = g
             raise
+        finally:
+            if self._representation:
+                self._representation.forget()
         for p, g in set_aside:
             p.grad = g
         for name in report.models:
@@ -89,6 +101,8 @@ class Update:
             self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
         self.weights.commit()
+        if rng is not None:
+            self._look_back(batch, step, report, rng)
         return report
 
     def foresee(self, batch: Any, step: int) -> Plan:
@@ -96,7 +110,7 @@ class Update:
         models = self.setup.models
         with torch.random.fork_rng(), self._freezing([m for name in models for m in models[name].modules()]):
             losses, _ = self._evaluate(batch, step)
-            return self._planner.plan(losses)
+            return replace(self._planner.plan(losses), rule=self.weights.name if self.weights.shares else None)
 
     def _step(self, batch: Any, step: int) -> Report:
         report = self._gradients(*self._evaluate(batch, step), step)
@@ -126,7 +140,11 @@ class Update:
                 report = self._gradients(losses, before, step)
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
-            run(self._planner.plan(losses), losses, report.weights, self.trained)
+            plan = self._planner.plan(losses)
+            if self.weights.shares:
+                deposit(self._balance(losses, step, self.weights.without_fixed(report.weights)).gradients)
+            else:
+                run(plan, losses, report.weights, self.trained)
             return total
 
         try:
@@ -143,8 +161,29 @@ class Update:
             raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
         return report
 
+    def _look_back(self, batch: Any, step: int, report: Report, rng: RandomState) -> None:
+        """Show the rule what the same losses are after the update, under the same random numbers."""
+        frozen = [p for p in self._parameters if p.requires_grad]
+        modules = [m for name in self.setup.models for m in self.setup.models[name].modules()]
+        try:
+            for p in frozen:
+                p.requires_grad = False
+            with replayed(rng), self._freezing(modules):
+                returned = check_mapping(self.setup.losses(self.setup.models, batch))
+                again = {name: evaluate(name, returned.get(name)) for name in report.losses}
+        except Exception as error:
+            raise PartialStepError("the second look at the losses", list(self.optimizers), error) from error
+        finally:
+            for p in frozen:
+                p.requires_grad = True
+        self.weights.after({name: loss.detach() for name, loss in again.items() if loss is not None})
+
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""
+        with self._representation or nullcontext():
+            return self._evaluate_now(batch, step)
+
+    def _evaluate_now(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         returned = check_mapping(self.setup.losses(self.setup.models, batch))
         concerned = self._expect.concerned(returned)
         before = self.weights.before(returned, step)
@@ -171,9 +210,21 @@ class Update:
             self._expect.sit_out(name, UnreachedError(unreached(name, list(self.trained))))
             del losses[name]
         self._expect.take_part(losses)
-        weights = self.weights.of(losses, before, step)
         values = {name: loss.detach() for name, loss in losses.items()}
-        run(plan, losses, weights, self.trained)
+        gramian = None
+        if self.weights.shares:
+            if self.setup.check == "now":
+                self._check_finite(values, {}, "no parameter has moved")
+            found = self._balance(losses, step)
+            losses.clear()
+            deposit(found.gradients)
+            weights: Mapping[str, Weight] = found.weights
+            gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
+        else:
+            if self.setup.watch and step % self.setup.watch == 0:
+                gramian = look(losses, self._planner.group_of, self._routes(losses), self._engine())
+            weights = self.weights.of(losses, before, step)
+            run(plan, losses, weights, self.trained)
         for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
             p.grad = None
         if self.setup.check == "now":
@@ -185,7 +236,18 @@ class Update:
         skipped, some = self._expect.lacking(values) if without else ((), {})
         models = tuple(name for name in self.trained if name not in skipped)
         norms = {name: _norm(self.trained[name]) for name in models} if self.setup.grad_norms else {}
-        return Report(values, weights, plan, models, skipped, some, norms)
+        return Report(values, weights, plan, models, skipped, some, norms, gramian)
+
+    def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
+        group_of, routes = self._planner.group_of, self._routes(losses)
+        return balance(losses, self.weights, step, group_of, routes, self._engine(), known=known)
+
+    def _routes(self, losses: Mapping[str, Tensor]) -> list[int]:
+        return [self._planner.route(name) for name in losses]
+
+    def _engine(self) -> Engine | None:
+        """The engine, with the representation that the losses function has just made."""
+        return self._representation.engine() if self._representation else self.setup.gramian
 
     def _check_finite(self, losses: Mapping[str, Tensor], weights: Mapping[str, Weight], when: str) -> None:
         if what := not_finite(losses, weights):

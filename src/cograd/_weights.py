@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 import torch
@@ -14,6 +14,7 @@ from cograd.errors import WeightingError, report
 from cograd.weighting import Stateful, Weighting
 
 Weight = Tensor | float
+Rule = Weighting | Stateful | Callable[[Tensor], Tensor]  # the last: a Gramian [K, K] to weights [K]
 
 
 class Weights:
@@ -22,12 +23,13 @@ class Weights:
     Args:
         fixed: loss name -> finite number; 1 for a loss without an entry.
         rule: a weighting, with or without a state of its own.
+        refresh: compute the Gramian that the rule needs only at each n-th step.
 
     Raises:
-        WeightingError: a factor is not a finite number.
+        WeightingError: a factor is not a finite number, or the rule is none.
     """
 
-    def __init__(self, fixed: Mapping[str, float] | None, rule: Weighting | Stateful | None) -> None:
+    def __init__(self, fixed: Mapping[str, float] | None, rule: Rule | None, refresh: int = 1) -> None:
         if not isinstance(fixed, Mapping | None):
             raise WeightingError(f'weights maps losses to numbers, as in {{"gen": 0.5}}; found {type(fixed).__name__}.')
         self.fixed = dict(fixed or {})
@@ -38,7 +40,31 @@ class Weights:
         ]
         if problems:
             raise WeightingError(report(problems))
-        self.balance = rule if rule is None or isinstance(rule, Stateful) else Stateful(rule)
+        self.balance = rule if rule is None or isinstance(rule, Stateful) else Stateful(rule, refresh)
+
+    @property
+    def shares(self) -> bool:
+        """Does the rule look at gradients, so that it weighs only what losses share?"""
+        return self.balance is not None and self.balance.shares
+
+    @property
+    def name(self) -> str | None:
+        """What the rule is called."""
+        return None if self.balance is None else type(self.balance.rule).__name__
+
+    @property
+    def looks_back(self) -> bool:
+        """Does the rule ask for the losses after the update?"""
+        return self.balance is not None and "after" in self.balance.rule.needs
+
+    def after(self, losses: Mapping[str, Tensor]) -> None:
+        """Show the rule the losses after the update."""
+        if self.balance is not None:
+            self.balance.after(losses)
+
+    def without_fixed(self, weights: Mapping[str, Weight]) -> dict[str, float]:
+        """``weights`` without the user's factors, none of which is 0."""
+        return {name: float(w) / self.fixed.get(name, 1.0) for name, w in weights.items()}
 
     def mentions(self) -> list[Mention]:
         """The losses that are named here."""

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from cograd.errors import StateError, WeightingError, quoted
+from cograd.errors import StateError, WeightingError
 from cograd.weighting._contract import Seen, State, Weighting
+from cograd.weighting._foreign import as_rule
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What is known of n losses that share parameters.
+
+    Attributes:
+        names: the losses.
+        gramian: ``[n, n]`` float64 on the CPU.
+        abs: ``[n, 2]``, see :class:`Seen`; None unless the rule needs it.
+    """
+
+    names: tuple[str, ...]
+    gramian: Tensor
+    abs: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    names: tuple[str, ...]
+    state: State
+    held: Mapping[str, float]  # the weights of the last Gramian
+    age: int = 0  # steps that used them
 
 
 @final
@@ -18,75 +43,125 @@ class Stateful:
     """A weighting that remembers. ``Joint`` keeps one per phase; ``cograd.backward`` takes one.
 
     Args:
-        rule: the rule.
+        rule: the rule, or a function from a Gramian ``[K, K]`` to weights ``[K]``.
+        refresh: compute the Gramian only at each n-th step, and use its weights until the next.
 
     Raises:
-        WeightingError: ``rule`` is not a weighting, or needs what this version does not compute.
+        WeightingError: ``rule`` is not a weighting, or ``refresh`` is not a whole number of at least 1.
 
     Attributes:
         rule: the rule.
         steps: how often its weights were used.
+        epochs: how often :meth:`end_epoch` was called.
 
     >>> import cograd
     >>> balance = Stateful(cograd.weighting.FirstValue())
     >>> x = torch.tensor(2.0, requires_grad=True)
     >>> for _ in range(2):
     ...     report = cograd.backward({"a": x**2}, weighting=balance)
-    >>> balance.state_dict()
-    {'rule': 'FirstValue', 'steps': 2, 'names': ['a'], 'state': {'first': {'a': tensor(4.)}}}
+    >>> balance.steps, balance.state_dict()["state"]
+    (2, {'first': {'a': tensor(4.)}})
     """
 
-    def __init__(self, rule: Weighting) -> None:
-        if not isinstance(rule, Weighting):
-            raise WeightingError(f"A weighting is a rule such as cograd.weighting.FirstValue(); found {rule!r}.")
-        if not rule.needs <= {"losses"}:
+    def __init__(self, rule: Any, refresh: int = 1) -> None:
+        self.rule: Weighting = as_rule(rule)
+        if not isinstance(refresh, int) or refresh < 1:
+            raise WeightingError(f"refresh must be a whole number of at least 1; found {refresh!r}.")
+        if refresh > 1 and not self.shares:
             raise WeightingError(
-                f"{type(rule).__name__} needs {quoted(sorted(rule.needs - {'losses'}))}, which this version of cograd "
-                "does not compute. Use a rule that needs only the losses."
+                f"refresh={refresh} spares Gramians, and {type(self.rule).__name__} needs none. Leave it out."
             )
-        self.rule = rule
+        self.refresh = refresh
         self.steps = 0
-        self._names: tuple[str, ...] = ()
-        self._state: State = rule.init(())
-        self._next: tuple[tuple[str, ...], State] = self._names, self._state
+        self.epochs = 0
+        self._memory = self._next = _Memory((), self.rule.init(()), {})
+
+    @property
+    def shares(self) -> bool:
+        """Does the rule look at gradients, so that it weighs only what losses share?"""
+        return not self.rule.needs <= {"losses", "after"}
 
     def before(self, names: Iterable[str], step: int) -> dict[str, float]:
         """The weights of a rule that needs nothing; 1 for every loss under any other."""
         if self.rule.needs:
             return dict.fromkeys(names, 1.0)
         names = tuple(names)
-        weights, state = self.rule.weigh(Seen(names, None, (True,) * len(names), step), self._state)
-        self._next = self._names, state
+        seen = Seen(names, None, (True,) * len(names), step, self.epochs)
+        weights, state = self.rule.weigh(seen, self._memory.state)
+        self._next = _Memory(self._memory.names, state, {})
         return dict(zip(names, weights.tolist(), strict=True))
 
     def weigh(self, losses: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """The weights of the present ``losses``, scalars. The new state waits for :meth:`commit`."""
-        self._next = self._names, self._state
+        self._next = self._memory
         if not losses:
             return {}
-        names = self._names + tuple(name for name in losses if name not in self._names)
+        seen = self._seen(losses, step)
+        weights, state = self.rule.weigh(seen, self._memory.state)
+        self._next = _Memory(seen.names, state, {})
+        return {name: w for name, w in zip(seen.names, weights.unbind(), strict=True) if name in losses}
+
+    def share(self, losses: Mapping[str, Tensor], shared: Sequence[Shared], step: int) -> dict[str, float]:
+        """The weights of what ``losses`` share, 1 where a loss shares nothing. The state waits for :meth:`commit`."""
+        memory = self._memory
+        names = memory.names + tuple(name for name in losses if name not in memory.names)
+        held, state = dict.fromkeys(losses, 1.0), memory.state
+        for part in shared:
+            seen = self._seen({name: losses[name] for name in part.names}, step, part)
+            weights, state = self.rule.weigh(seen, state)
+            held.update(zip(part.names, weights.tolist(), strict=True))
+        self._next = _Memory(names, state, held, 1)
+        return held
+
+    def held(self, names: Iterable[str]) -> dict[str, float] | None:
+        """The weights of an earlier Gramian, if they are still good for the losses ``names``."""
+        memory = self._memory
+        if not 0 < memory.age < self.refresh or not all([name in memory.held for name in names]):
+            return None
+        self._next = _Memory(memory.names, memory.state, memory.held, memory.age + 1)
+        return {name: memory.held[name] for name in names}
+
+    def after(self, losses: Mapping[str, Tensor]) -> None:
+        """Show a rule that needs it what the losses of the same batch are after the update.
+
+        ``Joint`` does this itself. In a loop of your own, call it after ``optimizer.step()``.
+        """
+        if "after" in self.rule.needs:
+            with torch.no_grad():
+                seen = self._seen(losses, self.steps)
+                self._memory = _Memory(seen.names, self.rule.after(seen, self._memory.state), {})
+
+    def end_epoch(self) -> None:
+        """An epoch is over. Some rules average over epochs."""
+        self.epochs += 1
+
+    def commit(self) -> None:
+        """The step is done: its state becomes the current one."""
+        self._memory = self._next
+        self.steps += 1
+
+    def _seen(self, losses: Mapping[str, Tensor], step: int, part: Shared | None = None) -> Seen:
         first = next(iter(losses.values()))
         kind = torch.promote_types(first.dtype, torch.float32)
+        known = () if part else self._memory.names
+        names = known + tuple([name for name in losses if name not in known])
         present = tuple([name in losses for name in names])
         values = [losses[name].detach() if name in losses else first.new_zeros(()) for name in names]
         if any([(v.dtype, v.device) != (kind, first.device) for v in values]):
             values = [v.to(first.device, kind) for v in values]
-        weights, state = self.rule.weigh(Seen(names, torch.stack(values), present, step), self._state)
-        self._next = names, state
-        return {name: w for name, w in zip(names, weights.unbind(), strict=True) if name in losses}
-
-    def commit(self) -> None:
-        """The step is done: its state becomes the current one."""
-        self._names, self._state = self._next
-        self.steps += 1
+        gramian, magnitudes = (part.gramian, part.abs) if part else (None, None)
+        return Seen(names, torch.stack(values), present, step, self.epochs, gramian, magnitudes)
 
     def state_dict(self) -> dict[str, Any]:
         """The rule's name, the losses that it has seen, and its state: plain tensors, numbers and names."""
         return {
             "rule": type(self.rule).__name__,
             "steps": self.steps,
-            "names": list(self._names),
-            "state": dict(self._state),
+            "epochs": self.epochs,
+            "names": list(self._memory.names),
+            "state": dict(self._memory.state),
+            "held": dict(self._memory.held),
+            "age": self._memory.age,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -101,6 +176,6 @@ class Stateful:
             )
         if state["rule"] != type(self.rule).__name__:
             raise StateError(f"The weighting is {type(self.rule).__name__}; the state is of {state['rule']}.")
-        self.steps = state["steps"]
-        self._names, self._state = tuple(state["names"]), copy.deepcopy(dict(state["state"]))
-        self._next = self._names, self._state
+        self.steps, self.epochs = state["steps"], state["epochs"]
+        names, own, held = tuple(state["names"]), copy.deepcopy(dict(state["state"])), dict(state["held"])
+        self._memory = self._next = _Memory(names, own, held, state["age"])

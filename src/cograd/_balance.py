@@ -1,0 +1,174 @@
+"""Balance: gradients for a rule that looks at gradients, each loss weighted in what it shares with others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cograd._weights import Weights, cotangent
+from cograd.errors import WeightingError
+from cograd.gramian import Gramian
+from cograd.gramian._at import At
+from cograd.gramian._automatic import Automatic
+from cograd.gramian._cut import cut
+from cograd.gramian._engine import Engine, Gradients, Measured
+from cograd.gramian._gramian import assembled
+from cograd.gramian._rows import Rows, apart
+from cograd.gramian._scope import scope
+from cograd.weighting._foreign import FromJacobian
+from cograd.weighting._stateful import Shared
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced:
+    """The outcome of one step.
+
+    Attributes:
+        gradients: parameters and their gradients. Tensors may share memory.
+        weights: loss -> fixed factor x weight of the rule.
+        gramian: of the unweighted losses; None if nothing is shared, or an earlier one was used.
+    """
+
+    gradients: Gradients
+    weights: dict[str, float]
+    gramian: Gramian | None
+
+
+def balance(
+    losses: Mapping[str, Tensor],
+    weights: Weights,
+    step: int,
+    group_of: Mapping[int, int],
+    routes: Sequence[int],
+    engine: Engine | None = None,
+    keep: bool = False,
+    known: Mapping[str, float] | None = None,
+) -> Balanced:
+    """Differentiate ``losses`` under a rule that looks at gradients.
+
+    A parameter that several losses train gets the sum of weight x gradient over exactly those; a
+    parameter of one loss gets its plain gradient. Fixed factors scale the losses before all that.
+
+    Args:
+        losses: name -> scalar that requires grad.
+        weights: fixed factors, and the rule.
+        step: batches seen before.
+        group_of: ``id(parameter) -> group`` of models; others get no gradient.
+        routes: the groups that each loss trains, as bit masks.
+        engine: None for the cheapest exact one.
+        keep: whether the graph is still needed afterwards.
+        known: weights of the rule that are to be used instead of asking it.
+
+    Raises:
+        WeightingError: the rule finds no weights, or the engine cannot be used on this graph.
+    """
+    rule = weights.balance
+    assert rule is not None
+    fixed = [weights.fixed.get(name, 1.0) for name in losses]
+    found = scope(losses, group_of, routes)
+    if not found.components and len(losses) > 1:
+        _warn_nothing_shared(type(rule.rule).__name__)
+    factors = [cotangent(loss, w) for loss, w in zip(losses.values(), fixed, strict=True)]
+    held = known or rule.held(losses)
+    measured: list[Measured] = []
+    if found.blocked:
+        if isinstance(engine, At):
+            raise WeightingError(
+                "At needs a graph in which every loss trains all models that it reaches, and here one does not. Take "
+                "gramian=cograd.gramian.Rows(), or give the models turns."
+            )
+        gradients, measured = apart(found, factors, keep)
+    else:
+        way = cut(found, factors)
+        gradients = list(way.private)
+        if not held:
+            chosen = Rows() if rule.rule.needs & {"abs", "jacobian"} else engine or Automatic()
+            measured = [chosen.measure(way, part, keep) for part in found.components]
+
+    names = tuple(losses)
+    parts = [tuple(names[k] for k in part.losses) for part in found.components]
+    if not held:
+        scaled = {name: loss.detach() * w for (name, loss), w in zip(losses.items(), fixed, strict=True)}
+        shared = [
+            Shared(part, m.gramian, m.abs() if "abs" in rule.rule.needs else None)
+            for part, m in zip(parts, measured, strict=True)
+        ]
+        held = rule.share(scaled, shared, step)
+    for i, part in enumerate(found.components):
+        own = [held[name] for name in parts[i]]
+        if isinstance(rule.rule, FromJacobian) and measured:
+            gradients += measured[i].split(rule.rule.direction(measured[i].jacobian()))
+        else:
+            gradients += measured[i].combine(own) if measured else way.weighted(part, own, keep)
+    total = {name: w * held[name] for name, w in zip(names, fixed, strict=True)}
+    return Balanced(gradients, total, _unscaled(parts, measured, dict(zip(names, fixed, strict=True))))
+
+
+def look(
+    losses: Mapping[str, Tensor], group_of: Mapping[int, int], routes: Sequence[int], engine: Engine | None = None
+) -> Gramian | None:
+    """The Gramian of ``losses``, whose graph stays as it is."""
+    found = scope(losses, group_of, routes)
+    names, ones = tuple(losses), [None] * len(losses)
+    parts = [tuple(names[k] for k in part.losses) for part in found.components]
+    if found.blocked:
+        _, measured = apart(found, ones, keep=True)
+    else:
+        way = cut(found, ones)
+        measured = [(engine or Automatic()).measure(way, part, keep=True) for part in found.components]
+    return _unscaled(parts, measured, dict.fromkeys(names, 1.0))
+
+
+def deposit(gradients: Gradients) -> None:
+    """Add to ``.grad``, as a backward pass does: a tensor of its own, laid out like the parameter."""
+    used: set[int] = set()
+    for leaf, g in gradients:
+        if getattr(leaf, "_post_accumulate_grad_hooks", None):
+            torch.autograd.backward(leaf, g)
+        elif leaf.grad is not None:
+            leaf.grad = leaf.grad + g if leaf.grad.is_sparse or g.is_sparse else leaf.grad.add_(g)
+        elif g.is_sparse:
+            leaf.grad = g
+        elif g.stride() != leaf.stride() or g.untyped_storage().data_ptr() in used:
+            leaf.grad = torch.empty_like(leaf).copy_(g)
+        else:
+            leaf.grad = g
+            used.add(g.untyped_storage().data_ptr())
+
+
+def _unscaled(
+    parts: Sequence[tuple[str, ...]], measured: Sequence[Measured], fixed: Mapping[str, float]
+) -> Gramian | None:
+    scaled = []
+    for names, m in zip(parts, measured, strict=False):
+        w = torch.tensor([fixed[name] for name in names], dtype=torch.float64)
+        scaled.append((names, m.gramian / w / w[:, None], m.how))
+    return assembled(scaled)
+
+
+def _warn_nothing_shared(rule: str) -> None:
+    warnings.warn(
+        f"{rule} weighs what losses share, and these share no parameter, so every loss keeps its plain gradient. Leave "
+        "the rule out, or look for a detach between the losses and the part that they should share.",
+        stacklevel=5,
+    )
+
+
+def check_engine(engine: object, used: bool) -> None:
+    """Raises WeightingError unless ``engine`` is None, or an engine where one is used."""
+    if engine is None:
+        return
+    if not isinstance(engine, Engine):
+        raise WeightingError(
+            "gramian takes cograd.gramian.Rows(), Layerwise() or At(...), or None for the cheapest exact one; found "
+            f"{engine!r}."
+        )
+    if not used:
+        raise WeightingError(
+            f"gramian={engine!r} says how to compare gradients, but there is no rule that looks at them. Leave it out, "
+            "or choose one, such as weighting=cograd.weighting.UPGrad()."
+        )

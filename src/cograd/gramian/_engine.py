@@ -1,0 +1,91 @@
+"""The contract of all engines: gradients that arrive at what losses share -> their Gramian."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cograd.gramian._cut import Cut
+from cograd.gramian._scope import Component
+
+Gradients = list[tuple[Tensor, Tensor]]  # parameters and their gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an engine found out about one component of n losses.
+
+    Attributes:
+        gramian: ``[n, n]`` float64 on the CPU, the inner products of the losses' gradients.
+        combine: n weights -> the weighted gradient of each parameter that the losses share.
+        how: the engine that did it.
+        rows: the shared parameters and the n gradients of each, ``[n, p]``, if the engine has them.
+    """
+
+    gramian: Tensor
+    combine: Callable[[Sequence[float]], Gradients]
+    how: str
+    rows: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def abs(self) -> Tensor:
+        """``[n, 2]`` float64 on the CPU: the largest and the mean magnitude in each loss's gradient."""
+        magnitudes = [rows.abs() for _, rows in self.rows]
+        largest = torch.stack([m.amax(1) for m in magnitudes]).amax(0)
+        total = torch.stack([m.sum(1, dtype=torch.float64) for m in magnitudes]).sum(0)
+        return torch.stack([largest.double(), total / sum(m.shape[1] for m in magnitudes)], dim=1).cpu()
+
+    def jacobian(self) -> Tensor:
+        """``[n, P]``, the gradients on all shared parameters."""
+        return torch.cat([rows for _, rows in self.rows], dim=1)
+
+    def split(self, gradient: Tensor) -> Gradients:
+        """``[P]``, as in :meth:`jacobian`, as the gradient of each parameter."""
+        parts = gradient.split([rows.shape[1] for _, rows in self.rows])
+        return [(leaf, part.view_as(leaf)) for (leaf, _), part in zip(self.rows, parts, strict=True)]
+
+
+class Engine(ABC):
+    """A way to compute the Gramian of the gradients that losses have on what they share."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def measure(self, cut: Cut, component: Component, keep: bool = False) -> Measured:
+        """The Gramian of ``component``.
+
+        Args:
+            cut: the gradients that arrive at the common part.
+            component: losses and the parameters that they share.
+            keep: whether the graph is still needed afterwards.
+        """
+
+
+class Gram:
+    """A Gramian ``[n, n]`` that grows by one parameter at a time, in float64."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self._total = torch.zeros(n, n, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor, others: Tensor | None = None) -> None:
+        """Add the inner products of ``rows`` ``[n, p]`` with ``others``, or with one another."""
+        self._total += torch.mm(rows, (rows if others is None else others).T).to(self._total)
+
+    def done(self) -> Tensor:
+        """The Gramian, symmetric, on the CPU (one synchronisation on a GPU)."""
+        return ((self._total + self._total.T) / 2).cpu()
+
+
+def stacked(rows: Sequence[Tensor | None], leaf: Tensor) -> Tensor:
+    """The gradients of ``leaf`` as ``[n, p]``, in at least float32; zeros where there is none."""
+    kind = torch.promote_types(leaf.dtype, torch.float32)
+    none = [] if all([g is not None for g in rows]) else [leaf.new_zeros(leaf.numel(), dtype=kind)]
+    return torch.stack([none[0] if g is None else g.reshape(-1).to(kind) for g in rows])
+
+
+def weighted_rows(rows: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> Gradients:
+    """The weighted sum of the gradients ``[n, p]`` of each parameter."""
+    return [(leaf, torch.mv(r.T, r.new_tensor(weights)).view_as(leaf).to(leaf.dtype)) for leaf, r in rows]

@@ -1,0 +1,107 @@
+"""Uses: how the shared parameters enter the graph, as far as their layer is one that we know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cograd._graph import Node
+from cograd.gramian._scope import Component, Scope
+
+Parents = Mapping[Node, Sequence[tuple[Node, int]]]
+_PASSING = {"TBackward0", "TransposeBackward0", "ToCopyBackward0"}
+_ROLES: Mapping[tuple[str, int], Literal["weight", "bias", "table"]] = {
+    ("AddmmBackward0", 2): "weight",
+    ("AddmmBackward0", 0): "bias",
+    ("MmBackward0", 1): "weight",
+    ("EmbeddingBackward0", 0): "table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One place where a parameter enters a layer.
+
+    Attributes:
+        role: the weight of ``x @ weight``, a bias added to every row of it, or a table of embeddings.
+        node: the layer.
+        turned: whether the parameter is the transpose of that weight.
+    """
+
+    role: Literal["weight", "bias", "table"]
+    node: Node
+    turned: bool
+
+    @property
+    def rows(self) -> int:
+        """Batch x positions."""
+        *positions, _ = self.node._input_metadata[0].shape
+        return int(torch.Size(positions).numel())
+
+    def input(self) -> Tensor | None:
+        """What the layer saw: ``[rows, width]``, or ``[rows]`` indices. None if it would be computed anew.
+
+        Saved tensors with hooks belong to a checkpoint or are elsewhere. Only the attempt to
+        register other hooks tells; where there are none, ours hand us the tensor and change nothing.
+        """
+        name = {"AddmmBackward0": "mat1", "MmBackward0": "self", "EmbeddingBackward0": "indices"}[
+            type(self.node).__name__
+        ]
+        kept: list[Tensor] = []
+
+        def keep(t: Tensor) -> Tensor:
+            kept.append(t)
+            return t
+
+        try:
+            getattr(self.node, f"_raw_saved_{name}").register_hooks(keep, lambda t: t)
+        except RuntimeError:
+            return None
+        return kept[0].flatten() if self.role == "table" else kept[0]
+
+
+def uses(scope: Scope, component: Component, spots: Collection[Node]) -> list[list[Use] | None]:
+    """For each shared parameter of ``component``, every place where it enters a layer; None if one is unknown.
+
+    Args:
+        spots: the nodes where gradient of a single loss arrives, which may be the parameters themselves.
+    """
+    parents: dict[Node, list[tuple[Node, int]]] = {}
+    for node, below in scope.walk.below.items():
+        for turn, (n, _) in enumerate(below):
+            if n is not None and (type(n).__name__ in _PASSING or not scope.walk.below[n]):
+                parents.setdefault(n, []).append((node, turn))
+    return [_uses(node, False, parents, spots) for node in component.nodes]
+
+
+def _uses(node: Node, turned: bool, parents: Parents, spots: Collection[Node]) -> list[Use] | None:
+    if node in spots:
+        return None
+    found: list[Use] = []
+    for parent, turn in parents.get(node, ()):
+        kind = type(parent).__name__
+        if kind in _PASSING:
+            turns = kind != "ToCopyBackward0"
+            if turns and len(parent._input_metadata[0].shape) != 2:
+                return None
+            more = _uses(parent, turned ^ turns, parents, spots)
+        else:
+            role = _ROLES.get((kind, turn))
+            more = [Use(role, parent, turned)] if role and _plain(parent, kind) else None
+        if more is None:
+            return None
+        found += more
+    return found
+
+
+def _plain(node: Node, kind: str) -> bool:
+    """Is the layer no more than its name says?"""
+    if kind == "AddmmBackward0":
+        return bool(node._saved_alpha == 1 and node._saved_beta == 1)
+    if kind == "EmbeddingBackward0":
+        return not node._saved_scale_grad_by_freq
+    return True
