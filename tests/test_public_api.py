@@ -25,7 +25,6 @@ PUBLIC = [
     "backward",
     "errors",
     "grad",
-    "gramian",
     "together",
     "weighting",
 ]
@@ -43,8 +42,6 @@ RULES = [
     "FairGrad",
     "FirstValue",
     "Fixed",
-    "FromGramian",
-    "FromJacobian",
     "GeometricMean",
     "GradNorm",
     "GradVac",

@@ -1,0 +1,86 @@
+"""GradNorm: gradient norms steered towards a common size and pace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cograd.errors import WeightingError
+from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, spread, stored
+from cograd.weighting._gramian import Array, gramian_of
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GradNorm(Weighting):
+    r"""Learn weights whose gradient norms follow how far each loss has come.
+
+    With :math:`n_i = w_i \|g_i\|` and :math:`r_i` the ratio :math:`L_i / L_i(0)` over its mean, one
+    step of gradient descent on :math:`\sum_i |n_i - \bar n\, r_i^\alpha|`, the goal held constant:
+    :math:`w_i \leftarrow w_i - \eta\, \|g_i\| \operatorname{sign}(n_i - \bar n\, r_i^\alpha)`. The
+    weights are then scaled to sum to the number of losses.
+
+    A batch is weighted by what was learnt before it, so the first has ones. Balanced losses keep
+    ones. The step is in units of the gradients: scaling all of them scales the learning rate. A
+    weight falls at most to a tenth in a step, so it stays positive. A loss without a gradient has
+    norm 0 and keeps its weight up to the scaling; a first value of 0 counts as no progress.
+
+    Args:
+        alpha: how strongly slower losses are pushed, >= 0.
+        lr: the learning rate of the weights, >= 0.
+        every: steps from one update to the next, >= 1.
+
+    State:
+        ``weights``, ``first``: name -> weight, and magnitude of the first value.
+
+    >>> rule = GradNorm(lr=0.025)
+    >>> rule(torch.tensor([1.0, 3.5]), gramian=torch.tensor([[18.0, -22.0], [-22.0, 38.0]]))
+    tensor([1., 1.], dtype=torch.float64)
+
+    References:
+        Z. Chen et al., *GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
+        Multitask Networks*, ICML 2018, Eq. 1-2 and Algorithm 1, https://arxiv.org/abs/1711.02257.
+        Deviations: norms over all shared parameters, not the last shared layer; plain descent.
+    """
+
+    alpha: float = 1.5
+    lr: float = 0.025
+    every: int = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"losses", "gramian"})
+    remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "alpha")
+        check_number(self, "lr")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise WeightingError(f"GradNorm: every must be an integer >= 1; found {self.every!r}.")
+
+    def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
+        """See :class:`Weighting`."""
+        names, matrix = gramian_of(self, seen)
+        values = observed(seen)[1].abs().to("cpu", torch.float64).numpy()
+        known, before = state.get("weights", {}), state.get("first", {})
+        first = np.array([before.get(name) or value for name, value in zip(names, values.tolist(), strict=True)])
+        weights = np.array([known.get(name, 1.0) for name in names])
+        weights *= len(names) / weights.sum()
+        after = self._learnt(weights, np.sqrt(matrix.diagonal()), values, first) if self._now(seen) else weights
+        return spread(torch.from_numpy(weights), seen), {
+            "weights": stored(known, names, after.tolist()),
+            "first": stored(before, names, first.tolist()),
+        }
+
+    def _now(self, seen: Seen) -> bool:
+        return seen.step % self.every == 0
+
+    def _learnt(self, weights: Array, lengths: Array, values: Array, first: Array) -> Array:
+        norms = weights * lengths
+        ratio = np.divide(values, first, out=np.ones(len(values)), where=first > 0)
+        pace = ratio / ratio.mean() if ratio.any() else np.ones(len(values))
+        slope = lengths * np.sign(norms - norms.mean() * pace**self.alpha)
+        moved = np.maximum(weights - self.lr * slope, weights / 10)
+        scaled: Array = moved * (len(moved) / moved.sum())
+        return scaled
