@@ -25,6 +25,7 @@ PUBLIC = [
     "backward",
     "errors",
     "grad",
+    "gramian",
     "together",
     "weighting",
 ]
@@ -42,6 +43,8 @@ RULES = [
     "FairGrad",
     "FirstValue",
     "Fixed",
+    "FromGramian",
+    "FromJacobian",
     "GeometricMean",
     "GradNorm",
     "GradVac",

@@ -13,6 +13,8 @@ from cograd.weighting._fairgrad import FairGrad as FairGrad
 from cograd.weighting._famo import FAMO as FAMO
 from cograd.weighting._first_value import FirstValue as FirstValue
 from cograd.weighting._fixed import Fixed as Fixed
+from cograd.weighting._foreign import FromGramian as FromGramian
+from cograd.weighting._foreign import FromJacobian as FromJacobian
 from cograd.weighting._geometric_mean import GeometricMean as GeometricMean
 from cograd.weighting._gradnorm import GradNorm as GradNorm
 from cograd.weighting._gradvac import GradVac as GradVac
@@ -49,6 +51,8 @@ __all__ = [
     "FairGrad",
     "FirstValue",
     "Fixed",
+    "FromGramian",
+    "FromJacobian",
     "GeometricMean",
     "GradNorm",
     "GradVac",
