@@ -20,6 +20,10 @@ help:  ## List the commands
 	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
 	touch $@
 
+.venv/.made-bench: .venv/.made-test
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
 demo: .venv/.made  ## Train every recipe and show what came out
 	$(BIN)/cograd demo
 
@@ -36,7 +40,7 @@ check: .venv/.made-test  ## Format, lint, types, imports, unused code
 # Memory stays with the process: whether freed blocks go back to the system is luck, and costs more than what is compared.
 bench: export MALLOC_TRIM_THRESHOLD_ := 10000000000
 bench: export MALLOC_MMAP_THRESHOLD_ := 10000000000
-bench: .venv/.made-test  ## Compare with hand-written loops, as ratios
+bench: .venv/.made-bench  ## Compare with hand-written loops, as ratios
 	$(BIN)/python -m benchmarks
 
 clean:  ## Remove what the other commands made
