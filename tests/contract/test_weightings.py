@@ -44,9 +44,6 @@ NAMES = ("a", "b", "c")
 BATCHES = [[3.0, 0.5, 20.0], [2.0, None, 30.0], [4.0, 0.25, 10.0], [None, None, 5.0], [1.0, 2.0, None]]
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-every_rule_without_after = pytest.mark.parametrize(
-    "rule", [pytest.param(rule, id=name) for name, rule in RULES.items() if "after" not in rule.needs]
-)
 every_ordered_rule = pytest.mark.parametrize(
     "rule", [pytest.param(rule, id=name) for name, rule in RULES.items() if name != "Random"]
 )
@@ -77,7 +74,9 @@ def run(rule, batches, names=NAMES, dtype=torch.float64):
 def test_every_public_rule_is_tested_here():
     public = [getattr(weighting, name) for name in weighting.__all__]
     rules = {x for x in public if inspect.isclass(x) and issubclass(x, Weighting) and x is not Weighting}
-    assert {type(rule) for rule in RULES.values()} == {rule for rule in rules if not rule.needs & {"gramian", "abs", "jacobian"}}
+    assert {type(rule) for rule in RULES.values()} == {
+        rule for rule in rules if not rule.needs & {"gramian", "abs", "jacobian"}
+    }
 
 
 @every_rule
@@ -252,7 +251,7 @@ def test_it_is_a_value(rule):
         rule.anything = 3
 
 
-@every_rule_without_after
+@every_rule
 def test_it_trains(rule):
     torch.manual_seed(0)
     x = torch.randn(16, 3)
@@ -272,13 +271,14 @@ def test_it_trains(rule):
     assert all(last[name] < first[name] for name in last)
 
 
-@every_rule_without_after
+@every_rule
 def test_stateful_gives_the_same_weights(rule, same):
     balance, (weights, state) = Stateful(rule), run(rule, BATCHES)
     for step, values in enumerate(BATCHES):
         losses = {n: torch.tensor(v, dtype=torch.float64) for n, v in zip(NAMES, values, strict=True) if v is not None}
         got = balance.weigh(losses, step) if rule.needs else balance.before(losses, step)
         balance.commit()
+        balance.after({name: loss * loss / (1 + loss) for name, loss in losses.items()})
         for name, w in got.items():
             assert float(w) == pytest.approx(weights[step][NAMES.index(name)].item(), rel=1e-12)
     assert balance.state_dict()["state"].keys() == state.keys()

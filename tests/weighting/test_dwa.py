@@ -72,3 +72,13 @@ def test_a_window_that_is_no_number_of_steps_is_refused(window):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(WeightingError, match=r"DWA: temperature must be a number in \(0, inf\); found 0"):
         DWA(temperature=0)
+
+
+def test_end_epoch_ends_a_window():
+    balance = Stateful(DWA())
+    for means in MEANS:
+        losses = dict(zip("abc", torch.tensor(means, dtype=torch.float64), strict=True))
+        weights = balance.weigh(losses, balance.steps)
+        balance.commit()
+        balance.end_epoch()
+    assert [w.item() for w in weights.values()] == pytest.approx(EXPECTED[-1], abs=1e-8)
