@@ -70,13 +70,15 @@ def _axes(cosines: Array, norms: Array) -> tuple[Array, Array]:
     By the singular values of a Cholesky factor, which keep the short ones exact where the
     eigenvalues of the Gramian would lose them; by those eigenvalues if there is no factor.
     """
-    eps = np.finfo(np.float64).eps
+    rounding = 8 * len(norms) * np.finfo(np.float64).eps
     try:
-        vectors, lengths, _ = np.linalg.svd(norms[:, None] * np.linalg.cholesky(cosines))
-        if lengths[-1] > len(norms) * eps * lengths[0]:
-            return lengths[::-1], vectors[:, ::-1]
+        factor = np.linalg.cholesky(cosines)
     except np.linalg.LinAlgError:
         pass
+    else:
+        if factor.diagonal().min() ** 2 > rounding:  # else the gradients are dependent
+            vectors, lengths, _ = np.linalg.svd(norms[:, None] * factor)
+            return lengths[::-1], vectors[:, ::-1]
     values, vectors = np.linalg.eigh(cosines * norms * norms[:, None])
-    kept = values > len(norms) * eps * values[-1]
+    kept = values > rounding * values[-1]
     return np.sqrt(values[kept]), vectors[:, kept]

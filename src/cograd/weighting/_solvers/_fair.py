@@ -18,7 +18,7 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
     orthogonal, so that no scale remains.
 
     Raises:
-        ConvergenceError: the largest relative residual stayed above 1e-8 and above rounding.
+        ConvergenceError: neither the equations hold nor do the weights stand still after 500 steps.
     """
     n, power, top = len(norms), 1 / alpha, norms.max()
     lengths: Array = (norms / top) ** ((1 - alpha) / (1 + alpha))  # of w_i g_i, were they orthogonal
@@ -39,7 +39,7 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         fair = target * z**-power
         gradient = scaled @ z - fair
         accurate = float(np.abs(gradient / fair).max())
-        if accurate <= max(1e-12, float((rounding @ z / fair).max())):
+        if accurate <= max(1e-12, min(1e-7, float((rounding @ z / fair).max()))):
             break
         hessian = scaled.copy()
         hessian.flat[:: n + 1] += power * fair / z
@@ -49,9 +49,11 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         size = 0.9 / shrink if shrink > 0.9 else 1.0
         if -slope > 1e-6 * scale:  # else the function is quadratic, and its decrease below rounding
             now = value(z)
-            while value(z + size * step) > now + 0.1 * size * slope:
+            while value(z + size * step) > now + 0.1 * size * slope and size > 1e-12:
                 size /= 2
         z = z + size * step
+        if size == 1 and float(np.abs(step / z).max()) <= 1e-10:
+            break  # the weights stand still, though some equations may be below rounding
     else:
         raise ConvergenceError(f"the fair weights of {n} losses were not found: a relative residual of {accurate:.1e}")
     weights: Array = lengths * z / norms * top ** ((1 - alpha) / (1 + alpha))
