@@ -70,7 +70,8 @@ class Plan:
         if self.rule:
             losses = dict.fromkeys(name for p in self.passes for name in p.losses)
             models = dict.fromkeys(name for p in self.passes for name in p.models)
-            return f"{self.rule} weighs the gradients of {', '.join(losses)} in what they share of {', '.join(models)}"
+            where = f" of {', '.join(models)}" if models else ""
+            return f"{self.rule} weighs the gradients of {', '.join(losses)} in what they share{where}"
         count = f"{len(self.passes)} backward pass" + ("" if len(self.passes) == 1 else "es")
         return "\n".join([f"{count}: {self.why}", *(f"  {i}. {p}" for i, p in enumerate(self.passes, 1))])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -105,14 +106,16 @@ def _measure(cut: Cut, component: Component, layers: Sequence[Layer]) -> Measure
     formed = [leaf for leaf in component.leaves if id(leaf) not in known]
 
     wanted: Any = [*(GradientEdge(node, 0) for node in nodes), *formed]
-    found = torch.autograd.grad(
-        [GradientEdge(*spot) for spot in inside],
-        wanted,
-        [_side_by_side(arrived, losses) for arrived in inside.values()],
-        retain_graph=True,
-        allow_unused=True,
-        is_grads_batched=True,
-    )
+    with warnings.catch_warnings():  # of an operation that torch takes loss by loss, as Rows would
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        found = torch.autograd.grad(
+            [GradientEdge(*spot) for spot in inside],
+            wanted,
+            [_side_by_side(arrived, losses) for arrived in inside.values()],
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=True,
+        )
     arriving = {node: c.flatten(1, -2) for node, c in zip(nodes, found, strict=False) if c is not None}
     gram = Gram(len(losses), component.leaves[0].device)
     rows = [

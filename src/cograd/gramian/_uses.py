@@ -45,23 +45,18 @@ class Use:
     def input(self) -> Tensor | None:
         """What the layer saw: ``[rows, width]``, or ``[rows]`` indices. None if it would be computed anew.
 
-        Saved tensors with hooks belong to a checkpoint or are elsewhere. Only the attempt to
-        register other hooks tells; where there are none, ours hand us the tensor and change nothing.
+        Saved tensors with hooks belong to a checkpoint or are elsewhere.
+
+        Raises:
+            RuntimeError: it has been changed in place since.
         """
         name = {"AddmmBackward0": "mat1", "MmBackward0": "self", "EmbeddingBackward0": "indices"}[
             type(self.node).__name__
         ]
-        kept: list[Tensor] = []
-
-        def keep(t: Tensor) -> Tensor:
-            kept.append(t)
-            return t
-
-        try:
-            getattr(self.node, f"_raw_saved_{name}").register_hooks(keep, lambda t: t)
-        except RuntimeError:
+        if getattr(self.node, f"_raw_saved_{name}").unpack_hook is not None:
             return None
-        return kept[0].flatten() if self.role == "table" else kept[0]
+        seen: Tensor = getattr(self.node, f"_saved_{name}")
+        return seen.flatten() if self.role == "table" else seen
 
 
 def uses(scope: Scope, component: Component, spots: Collection[Node]) -> list[list[Use] | None]:
