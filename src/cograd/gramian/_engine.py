@@ -72,7 +72,7 @@ class Gram:
 
     def add(self, rows: Tensor, others: Tensor | None = None) -> None:
         """Add the inner products of ``rows`` ``[n, p]`` with ``others``, or with one another."""
-        self._total += torch.mm(rows, (rows if others is None else others).T).to(self._total)
+        self._total += torch.mm(rows, (rows if others is None else others).mH).real.to(self._total)
 
     def done(self) -> Tensor:
         """The Gramian, symmetric, on the CPU (one synchronisation on a GPU)."""

@@ -50,8 +50,9 @@ class Layerwise(Engine):
         try:
             return _measure(cut, component, layers)
         except RuntimeError:  # Rows raises it again, unless batching is to blame
+            found = Rows().measure(cut, component, keep)
             _REFUSED.add(id(component.leaves[0]))
-            return Rows().measure(cut, component, keep)
+            return found
 
 
 _REFUSED: set[int] = set()  # shared parts that could not be batched
@@ -79,8 +80,8 @@ def plan(cut: Cut, component: Component) -> list[Layer]:
         Layer(leaf, places)
         for leaf, places in zip(component.leaves, found, strict=True)
         if places
-        and not leaf._backward_hooks
-        and len({(use.role, use.turned) for use in places}) == 1
+        and not (leaf._backward_hooks or leaf.is_complex())
+        and len({use.kind for use in places}) == 1
         and saved(len(component.losses), leaf, places)
     ]
 
@@ -178,7 +179,9 @@ def _table(gram: Gram, layer: Layer, c: Tensor, indices: Sequence[Tensor]) -> Te
     def combine(weights: Sequence[float]) -> Tensor:
         total = _total(rows, weights)
         if node._saved_sparse:
-            return torch.sparse_coo_tensor(met[None], total, layer.leaf.shape, is_coalesced=True)
+            return torch.sparse_coo_tensor(
+                met[None], total, layer.leaf.shape, is_coalesced=True, check_invariants=False
+            )
         return torch.zeros_like(layer.leaf, dtype=c.dtype).index_copy_(0, met, total)
 
     return layer.leaf, combine

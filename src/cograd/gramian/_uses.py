@@ -37,6 +37,12 @@ class Use:
     turned: bool
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What uses of one parameter must have in common, so that their terms can be added."""
+        table = (self.node._saved_padding_idx, self.node._saved_sparse) if self.role == "table" else ()
+        return self.role, self.turned, *table
+
+    @property
     def rows(self) -> int:
         """Batch x positions."""
         *positions, _ = self.node._input_metadata[0].shape
