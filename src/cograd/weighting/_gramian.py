@@ -52,6 +52,12 @@ def gramian_of(rule: Weighting, seen: Seen) -> tuple[list[str], Array]:
             f"{who}: the gradient of {quoted(n for n, ok in zip(names, fine, strict=True) if not ok)} "
             "on the shared parameters is NaN or infinite, or its square overflows."
         )
+    squares = matrix.diagonal()
+    if (squares < 0).any():
+        raise WeightingError(
+            f"{who}: the diagonal of a Gramian cannot be negative; found {squares.min():g} "
+            f"for {names[int(squares.argmin())]!r}."
+        )
     return names, (matrix + matrix.T) / 2
 
 
@@ -59,11 +65,6 @@ def geometry(rule: Weighting, seen: Seen) -> Geometry:
     """Norms and cosines of the present losses with a gradient. Raises as :func:`gramian_of`."""
     names, matrix = gramian_of(rule, seen)
     squares = matrix.diagonal()
-    if (squares < 0).any():
-        raise WeightingError(
-            f"{type(rule).__name__}: the diagonal of a Gramian cannot be negative; found {squares.min():g} "
-            f"for {names[int(squares.argmin())]!r}."
-        )
     at = [k for k, here in enumerate(seen.present) if here]
     if not squares.all():
         some = np.flatnonzero(squares)

@@ -33,7 +33,8 @@ def onto_dual_cone(cosines: Array, vectors: Array) -> Array:
     for row in np.flatnonzero(~solved | (_conflict(cosines, projected) > CONFLICT)):
         projected[row] = vectors[row] + size[row] * _active_set(cosines, sides[row] / size[row])
     squares = np.einsum("rk,rk->r", projected @ cosines, projected)
-    projected[squares <= 1e-12 * np.einsum("rk,rk->r", projected, projected)] = 0
+    rounding = 1e-12 * (projected**2).sum(axis=1) + 1e-18 * (vectors**2).sum(axis=1)
+    projected[squares <= rounding] = 0
     return projected
 
 
@@ -110,7 +111,7 @@ def _active_set(cosines: Array, side: Array) -> Array:
             free[leaving] = False
             if not free.any():
                 break
-        if (free == before).all():
+        if (free == before).all() and outside[entering] >= -CONFLICT * (1 + x.sum()):
             break  # what is left to gain is below rounding
     else:
         raise ConvergenceError(f"the projection onto the dual cone of {n} gradients was not found")

@@ -49,7 +49,7 @@ def lowest_in_hull(cosines: Array, norms: Array, pull: Array | None = None, reac
         before = free.copy()
         free[entering] = True
         _settle(z, free, cosines, share, offset, reach)
-        if (free == before).all():
+        if (free == before).all() and gap[entering] >= -1e-7 * norm * (np.abs(offset).max() + reach) - 1e-12 * z.sum():
             return _alike(z, cosines, norms)  # what is left to gain is below rounding
     raise ConvergenceError(f"the lowest point of the hull of {size} gradients was not found")
 
