@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from cograd.errors import WeightingError
+from cograd.gramian._carry import stacked
 from cograd.gramian._cut import Cut
-from cograd.gramian._engine import Engine, Gram, Measured, stacked
+from cograd.gramian._engine import Engine, Measured
+from cograd.gramian._gram import Gram
 from cograd.gramian._scope import Component
 
 
@@ -69,11 +71,12 @@ class At(Engine):
             arrived = list(
                 zip(*(_down_to(edges, *losses[k], cut.cotangents[k]) for k in component.losses), strict=True)
             )
-        gram = Gram(len(component.losses), component.leaves[0].device)
+        gram = Gram()
         for own in arrived:
-            if some := [g for g in own if g is not None]:
-                gram.add(stacked(own, some[0]))
-        return Measured(gram.done(), lambda weights: cut.weighted(component, weights, keep), "at")
+            rows = stacked(own)
+            if rows is not None:
+                gram.add((rows if rows.element_size() >= 4 else rows.float()).flatten(1))
+        return Measured(gram.done(len(component.losses)), lambda weights: cut.weighted(component, weights, keep), "at")
 
 
 def _down_to(edges: Sequence[GradientEdge], name: str, loss: Tensor, factor: Tensor | None) -> Sequence[Tensor | None]:

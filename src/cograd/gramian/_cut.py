@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from cograd._cover import bits
 from cograd._graph import Node
 from cograd.gramian._scope import Component, Entry, Scope
 
@@ -130,8 +129,3 @@ def combined(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     for t, w in zip(tensors[1:], weights[1:], strict=True):
         total = total.add_(t, alpha=w) if not (t.is_sparse or total.is_sparse) else total + t * w
     return total
-
-
-def reached_by(component: Component, loss: int) -> list[Tensor]:
-    """The shared parameters that ``loss`` reaches."""
-    return [leaf for leaf, mask in zip(component.leaves, component.reached, strict=True) if loss in bits(mask)]

@@ -62,30 +62,3 @@ class Engine(ABC):
             component: losses and the parameters that they share.
             keep: whether the graph is still needed afterwards.
         """
-
-
-class Gram:
-    """A Gramian ``[n, n]`` that grows by one parameter at a time, in float64."""
-
-    def __init__(self, n: int, device: torch.device) -> None:
-        self._total = torch.zeros(n, n, dtype=torch.float64, device=device)
-
-    def add(self, rows: Tensor, others: Tensor | None = None) -> None:
-        """Add the inner products of ``rows`` ``[n, p]`` with ``others``, or with one another."""
-        self._total += torch.mm(rows, (rows if others is None else others).mH).real.to(self._total)
-
-    def done(self) -> Tensor:
-        """The Gramian, symmetric, on the CPU (one synchronisation on a GPU)."""
-        return ((self._total + self._total.T) / 2).cpu()
-
-
-def stacked(rows: Sequence[Tensor | None], leaf: Tensor) -> Tensor:
-    """The gradients of ``leaf`` as ``[n, p]``, in at least float32; zeros where there is none."""
-    kind = torch.promote_types(leaf.dtype, torch.float32)
-    none = [] if all([g is not None for g in rows]) else [leaf.new_zeros(leaf.numel(), dtype=kind)]
-    return torch.stack([none[0] if g is None else g.reshape(-1).to(kind) for g in rows])
-
-
-def weighted_rows(rows: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> Gradients:
-    """The weighted sum of the gradients ``[n, p]`` of each parameter."""
-    return [(leaf, torch.mv(r.T, r.new_tensor(weights)).view_as(leaf).to(leaf.dtype)) for leaf, r in rows]

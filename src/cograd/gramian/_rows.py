@@ -9,9 +9,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cograd.gramian._cut import Cut, combined, gradients, reached_by
-from cograd.gramian._engine import Engine, Gradients, Gram, Measured, stacked, weighted_rows
-from cograd.gramian._scope import Component, Scope
+from cograd.gramian._carry import stacked
+from cograd.gramian._cut import Cut
+from cograd.gramian._engine import Engine, Gradients, Measured
+from cograd.gramian._measure import measure, of_rows
+from cograd.gramian._scope import Component, Scope, reached_by
 
 
 @final
@@ -34,13 +36,7 @@ class Rows(Engine):
 
     def measure(self, cut: Cut, component: Component, keep: bool = False) -> Measured:
         """See :class:`Engine`."""
-        inside = cut.inside(component)
-        rows = []
-        for k in component.losses:
-            mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
-            later = keep or k != component.losses[-1]
-            rows.append(dict(gradients(mine, list(mine.values()), reached_by(component, k), later)))
-        return measured(component, rows)
+        return measure(cut, component, (), batched=False, keep=keep)
 
 
 def apart(scope: Scope, cotangents: Sequence[Tensor | None], keep: bool) -> tuple[Gradients, list[Measured]]:
@@ -59,29 +55,7 @@ def apart(scope: Scope, cotangents: Sequence[Tensor | None], keep: bool) -> tupl
         arrived = [(p, g) for p, g in zip(leaves, found, strict=True) if g is not None]
         private += arrived[: sum(g is not None for g in found[: len(own)])]
         rows.append(dict(arrived))
-    return private, [measured(c, [rows[k] for k in c.losses]) for c in scope.components]
-
-
-def measured(component: Component, rows: Sequence[dict[Tensor, Tensor]]) -> Measured:
-    """What follows from each loss's gradients by parameter, which are taken out of ``rows``."""
-    gram = Gram(len(rows), component.leaves[0].device)
-    dense: list[tuple[Tensor, Tensor]] = []
-    sparse: list[tuple[Tensor, list[Tensor | None]]] = []
-    for leaf in component.leaves:
-        own = [row.pop(leaf, None) for row in rows]
-        if any([g is not None and g.is_sparse for g in own]):
-            sparse.append((leaf, own))
-            gram.add(stacked([None if g is None else g.to_dense() for g in own], leaf))
-        else:
-            dense.append((leaf, stacked(own, leaf)))
-            gram.add(dense[-1][1])
-
-    def combine(weights: Sequence[float]) -> Gradients:
-        return weighted_rows(dense, weights) + [(leaf, _sum(own, weights)) for leaf, own in sparse]
-
-    return Measured(gram.done(), combine, "rows", () if sparse else dense)
-
-
-def _sum(rows: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
-    pairs = [(g, w) for g, w in zip(rows, weights, strict=True) if g is not None]
-    return combined([g for g, _ in pairs], [w for _, w in pairs])
+    return private, [
+        of_rows(c, [stacked([rows[k].pop(leaf, None) for k in c.losses]) for leaf in c.leaves])
+        for c in scope.components
+    ]

@@ -72,6 +72,11 @@ class Scope:
     blocked: bool
 
 
+def reached_by(component: Component, loss: int) -> list[Tensor]:
+    """The shared parameters that ``loss`` reaches."""
+    return [leaf for leaf, mask in zip(component.leaves, component.reached, strict=True) if mask >> loss & 1]
+
+
 class AllLeaves(dict[int, int]):
     """``id(parameter) -> group`` where every leaf is a parameter, and there is one group."""
 

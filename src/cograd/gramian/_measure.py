@@ -1,0 +1,99 @@
+"""Measure: carry the losses through what they share, and add up what each parameter has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from cograd.gramian._carry import one_by_one, side_by_side
+from cograd.gramian._cut import Cut
+from cograd.gramian._engine import Gradients, Measured
+from cograd.gramian._gram import Coefficients, Gram, coefficients, total
+from cograd.gramian._layers import Layer
+from cograd.gramian._scope import Component
+from cograd.gramian._uses import Use
+
+
+def measure(cut: Cut, component: Component, layers: Sequence[Layer], batched: bool, keep: bool) -> Measured:
+    """The Gramian of ``component``.
+
+    Args:
+        cut: the gradients that arrive at the common part.
+        component: losses and the parameters that they share.
+        layers: the parameters whose gradients are not formed. They are used up.
+        batched: carry the losses side by side, if that can be done.
+        keep: whether the graph is still needed afterwards.
+    """
+    n = len(component.losses)
+    layers = [layer for layer in layers if layer.look()]
+    known = {id(leaf) for layer in layers for leaf in layer.leaves}
+    formed = [leaf for leaf in component.leaves if id(leaf) not in known]
+    nodes = list(dict.fromkeys(use.node for layer in layers for use in layer.uses))
+    wanted: list[Any] = [*(GradientEdge(node, 0) for node in nodes), *formed]
+
+    found = side_by_side(cut, component, wanted) if batched else None
+    how = "layer by layer" if layers else "row by row"
+    if found is None:
+        found = one_by_one(cut, component, wanted, keep)
+    else:
+        how += ", side by side"
+    arrived = dict(zip(nodes, found, strict=False))
+    gram = Gram()
+    rows = _rows(gram, formed, found[len(nodes) :])
+    del found
+    reached = []
+    for layer in layers:
+        if any([arrived[use.node] is not None for use in layer.uses]):
+            layer.add(gram, [_at(use, arrived[use.node], n) for use in layer.uses])
+            reached.append(layer)
+    return _measured(gram.done(n), rows, reached, how)
+
+
+def of_rows(component: Component, rows: Sequence[Tensor | None]) -> Measured:
+    """What follows from the gradients ``[n, ...]`` of each of the parameters of ``component``."""
+    gram = Gram()
+    kept = _rows(gram, component.leaves, rows)
+    return _measured(gram.done(len(component.losses)), kept, (), "row by row")
+
+
+def _at(use: Use, arrived: Tensor | None, n: int) -> Tensor:
+    """What arrives at ``use`` as ``[n, rows, out]``."""
+    if arrived is None:
+        (out,) = use.node._input_metadata[0].shape[-1:]
+        return torch.zeros(n, use.rows, out, dtype=use.node._input_metadata[0].dtype)
+    return arrived.flatten(1, -2)
+
+
+def _rows(gram: Gram, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    rows = []
+    for leaf, g in zip(leaves, found, strict=True):
+        if g is not None:
+            flat = (g.to_dense() if g.is_sparse else g).reshape(len(g), -1)
+            flat = flat if flat.element_size() >= 4 else flat.float()
+            gram.add(flat)
+            rows.append((leaf, g.coalesce() if g.is_sparse else flat))
+    return rows
+
+
+def _measured(gramian: Tensor, rows: list[tuple[Tensor, Tensor]], layers: Sequence[Layer], how: str) -> Measured:
+    def combine(weights: Sequence[float]) -> Gradients:
+        like = coefficients(weights)
+        found = [(leaf, _combined(leaf, r, like)) for leaf, r in rows]
+        found += [pair for layer in layers for pair in layer.gradients(like)]
+        return [(leaf, g.to(leaf.dtype)) for leaf, g in found]
+
+    whole = not layers and not any([r.is_sparse for _, r in rows])
+    return Measured(gramian, combine, how, rows if whole else ())
+
+
+def _combined(leaf: Tensor, rows: Tensor, like: Coefficients) -> Tensor:
+    if not rows.is_sparse:
+        return total(rows, like).view_as(leaf)
+    loss, *place = rows.indices()
+    values = rows.values()
+    values = values * like(values)[loss].view(-1, *(1,) * (values.dim() - 1))
+    return torch.sparse_coo_tensor(torch.stack(place), values, leaf.shape, check_invariants=False).coalesce()
