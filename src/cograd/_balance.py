@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,14 +124,15 @@ def look(
     return _unscaled(parts, measured, dict.fromkeys(names, 1.0))
 
 
+@torch.no_grad()
 def deposit(gradients: Gradients) -> None:
     """Add to ``.grad``, as a backward pass does: a tensor of its own, laid out like the parameter."""
     used: set[int] = set()
     for leaf, g in gradients:
-        if getattr(leaf, "_post_accumulate_grad_hooks", None):
-            torch.autograd.backward(leaf, g)
-        elif leaf.grad is not None:
-            leaf.grad = leaf.grad + g if leaf.grad.is_sparse or g.is_sparse else leaf.grad.add_(g)
+        if leaf.grad is not None:
+            leaf.grad = leaf.grad + g if leaf.grad.is_sparse and not g.is_sparse else leaf.grad.add_(g)
+        elif sys.getrefcount(g) > _MINE:
+            leaf.grad = g.clone() if g.is_sparse else torch.empty_like(leaf).copy_(g)
         elif g.is_sparse:
             leaf.grad = g
         elif g.stride() != leaf.stride() or g.untyped_storage().data_ptr() in used:
@@ -138,6 +140,11 @@ def deposit(gradients: Gradients) -> None:
         else:
             leaf.grad = g
             used.add(g.untyped_storage().data_ptr())
+        for hook in (getattr(leaf, "_post_accumulate_grad_hooks", None) or {}).values():
+            hook(leaf)
+
+
+_MINE = 3  # a tensor in a list of pairs and in one variable, as getrefcount sees it: nobody else holds it
 
 
 def _unscaled(
