@@ -101,7 +101,7 @@ class Bias(Layer):
 
     def saves(self, n: int) -> float:
         """See :class:`Layer`."""
-        return float(all(self.leaf.shape == use.node._input_metadata[0].shape[-1:] for use in self.uses))
+        return float(all([tuple(self.leaf.shape) == use.shape[-1:] for use in self.uses]))
 
     def add(self, gram: Gram, arrived: Sequence[Tensor]) -> None:
         """See :class:`Layer`."""

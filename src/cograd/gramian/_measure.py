@@ -63,8 +63,8 @@ def of_rows(component: Component, rows: Sequence[Tensor | None]) -> Measured:
 def _at(use: Use, arrived: Tensor | None, n: int) -> Tensor:
     """What arrives at ``use`` as ``[n, rows, out]``."""
     if arrived is None:
-        (out,) = use.node._input_metadata[0].shape[-1:]
-        return torch.zeros(n, use.rows, out, dtype=use.node._input_metadata[0].dtype)
+        kind = use.node._input_metadata[0]
+        return torch.zeros(n, use.rows, use.shape[-1], dtype=kind.dtype, device=kind.device)
     return arrived.flatten(1, -2)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from cograd._graph import Node
@@ -43,10 +43,14 @@ class Use:
         return self.role, self.turned, *table
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the layer puts out: ``[..., out]``."""
+        return tuple(self.node._input_metadata[0].shape)
+
+    @property
     def rows(self) -> int:
         """Batch x positions."""
-        *positions, _ = self.node._input_metadata[0].shape
-        return int(torch.Size(positions).numel())
+        return math.prod(self.shape[:-1])
 
     def input(self) -> Tensor | None:
         """What the layer saw: ``[rows, width]``, or ``[rows]`` indices. None if it would be computed anew.
