@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> list[Outcome]:
     """Train what was asked for; print a table per setting, write the CSV file and the picture."""
     asked = arguments(argv)
     asked.out.mkdir(parents=True, exist_ok=True)
-    screen = Console(width=None if sys.stdout.isatty() else 120)
+    screen = Console(width=None if sys.stdout.isatty() else 140)
     todo = [(s, m, seed, asked.steps) for s in asked.settings for m in asked.methods for seed in range(asked.seeds)]
     outcomes: list[Outcome] = []
     with (
