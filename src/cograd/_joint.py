@@ -373,6 +373,11 @@ def _check_closures(updates: Iterable[Update]) -> None:
         if update.closure is None:
             continue
         name = update.closure
+        if update.weights.balance is not None and "jacobian" in update.weights.balance.rule.needs:
+            raise WeightingError(
+                f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
+                f"rule {update.weights.name} gives a direction, not weights. Choose another optimizer, or another rule."
+            )
         optimizer, own = update.optimizers[name]
         if len(update.optimizers) > 1:
             others = quoted(n for n in update.optimizers if n != name)

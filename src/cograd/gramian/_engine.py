@@ -23,7 +23,8 @@ class Measured:
         gramian: ``[n, n]`` float64 on the CPU, the inner products of the losses' gradients.
         combine: n weights -> the weighted gradient of each parameter that the losses share.
         how: the engine that did it.
-        rows: the shared parameters and the n gradients of each, ``[n, p]``, if the engine has them.
+        rows: the shared parameters and the n gradients of each, ``[n, p]``, if the engine has them;
+            ``[n, ...]`` if they are sparse.
     """
 
     gramian: Tensor
@@ -33,19 +34,19 @@ class Measured:
 
     def abs(self) -> Tensor:
         """``[n, 2]`` float64 on the CPU: the largest and the mean magnitude in each loss's gradient."""
-        magnitudes = [rows.abs() for _, rows in self.rows]
+        magnitudes = [_dense(rows).abs() for _, rows in self.rows]
         largest = torch.stack([m.amax(1) for m in magnitudes]).amax(0)
         total = torch.stack([m.sum(1, dtype=torch.float64) for m in magnitudes]).sum(0)
         return torch.stack([largest.double(), total / sum(m.shape[1] for m in magnitudes)], dim=1).cpu()
 
     def jacobian(self) -> Tensor:
         """``[n, P]``, the gradients on all shared parameters."""
-        return torch.cat([rows for _, rows in self.rows], dim=1)
+        return torch.cat([_dense(rows) for _, rows in self.rows], dim=1)
 
     def split(self, gradient: Tensor) -> Gradients:
         """``[P]``, as in :meth:`jacobian`, as the gradient of each parameter."""
-        parts = gradient.split([rows.shape[1] for _, rows in self.rows])
-        return [(leaf, part.view_as(leaf)) for (leaf, _), part in zip(self.rows, parts, strict=True)]
+        parts = gradient.split([leaf.numel() for leaf, _ in self.rows])
+        return [(leaf, part.view_as(leaf).to(leaf.dtype)) for (leaf, _), part in zip(self.rows, parts, strict=True)]
 
 
 class Engine(ABC):
@@ -62,3 +63,7 @@ class Engine(ABC):
             component: losses and the parameters that they share.
             keep: whether the graph is still needed afterwards.
         """
+
+
+def _dense(rows: Tensor) -> Tensor:
+    return rows.to_dense().flatten(1) if rows.is_sparse else rows

@@ -86,8 +86,7 @@ def _measured(gramian: Tensor, rows: list[tuple[Tensor, Tensor]], layers: Sequen
         found += [pair for layer in layers for pair in layer.gradients(like)]
         return [(leaf, g.to(leaf.dtype)) for leaf, g in found]
 
-    whole = not layers and not any([r.is_sparse for _, r in rows])
-    return Measured(gramian, combine, how, rows if whole else ())
+    return Measured(gramian, combine, how, () if layers else rows)
 
 
 def _combined(leaf: Tensor, rows: Tensor, like: Coefficients) -> Tensor:

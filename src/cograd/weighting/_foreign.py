@@ -44,6 +44,8 @@ class FromGramian(Weighting):
         if not isinstance(found, Tensor) or found.shape != gramian.shape[:1]:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise WeightingError(f"{self.function!r} must return one weight per loss, [{len(gramian)}]; found {shape}.")
+        if not found.isfinite().all():
+            raise WeightingError(f"{self.function!r} must return finite weights; found {found} for {gramian}.")
         weights = gramian.new_zeros(len(here))
         weights[here] = found.detach().to(weights)
         return weights, state
@@ -80,6 +82,10 @@ class FromJacobian(Weighting):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise WeightingError(
                 f"{self.aggregator!r} must return a direction of {jacobian.shape[1]} elements; found {shape}."
+            )
+        if not found.isfinite().all():
+            raise WeightingError(
+                f"{self.aggregator!r} returned a direction with NaN or infinity. Are the gradients finite?"
             )
         return found.detach()
 

@@ -71,6 +71,11 @@ class Stateful:
             raise WeightingError(
                 f"refresh={refresh} spares Gramians, and {type(self.rule).__name__} needs none. Leave it out."
             )
+        if refresh > 1 and "jacobian" in self.rule.needs:
+            raise WeightingError(
+                f"refresh={refresh} uses weights again, and {type(self.rule).__name__} gives a direction, not weights. "
+                "Leave it out."
+            )
         self.refresh = refresh
         self.steps = 0
         self.epochs = 0
