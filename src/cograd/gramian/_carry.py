@@ -20,13 +20,11 @@ _REFUSED: set[int] = set()  # shared parts that could not be batched, by their f
 def one_by_one(cut: Cut, component: Component, wanted: Sequence[Any], keep: bool) -> list[Tensor | None]:
     """What arrives at each of ``wanted``, parameters or edges, as ``[n, ...]``, in one pass per loss."""
     inside = cut.inside(component)
-    found: list[tuple[Tensor | None, ...]] = []
+    found: list[list[Tensor | None]] = []
     for k in component.losses:
         mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
         later = keep or k != component.losses[-1]
-        edges = [GradientEdge(*spot) for spot in mine]
-        some = torch.autograd.grad(edges, wanted, list(mine.values()), retain_graph=later, allow_unused=True)
-        found.append(some)
+        found.append(_arriving([GradientEdge(*spot) for spot in mine], wanted, list(mine.values()), later))
     columns = [[row[i] for row in found] for i in range(len(wanted))]
     del found
     return [stacked(columns.pop(0)) for _ in wanted]
@@ -42,23 +40,51 @@ def side_by_side(cut: Cut, component: Component, wanted: Sequence[Any]) -> list[
     if first in _REFUSED or any([isinstance(n, BackwardCFunction) and m & (m - 1) for n, m in cut.scope.users.items()]):
         return None
     inside = cut.inside(component)
+    edges = [GradientEdge(*spot) for spot in inside]
+    reached: list[bool] = []
+
+    def carry(*arrived: Tensor) -> tuple[Tensor, ...]:
+        some = _arriving(edges, wanted, arrived, retain=True)
+        reached[:] = [g is not None for g in some]
+        return tuple([g for g in some if g is not None])
+
     try:
         with warnings.catch_warnings():  # of an operation that torch takes loss by loss
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            return list(
-                torch.autograd.grad(
-                    [GradientEdge(*spot) for spot in inside],
-                    wanted,
-                    [stacked([arrived.get(k) for k in component.losses]) for arrived in inside.values()],
-                    retain_graph=True,
-                    allow_unused=True,
-                    is_grads_batched=True,
-                )
-            )
+            rows: Any = [stacked([arrived.get(k) for k in component.losses]) for arrived in inside.values()]
+            found = iter(torch.func.vmap(carry)(*rows))
+            return [next(found) if here else None for here in reached]
     except RuntimeError:  # batching is to blame if one by one they pass
         one_by_one(cut, component, wanted, keep=True)
         _REFUSED.add(first)
         return None
+
+
+def _arriving(
+    edges: Sequence[GradientEdge], wanted: Sequence[Any], cotangents: Sequence[Tensor], retain: bool
+) -> list[Tensor | None]:
+    """What arrives at each of ``wanted``, after the hooks that the user put on tensors.
+
+    Autograd captures the gradient of a node that it goes on to run before such hooks, and of one
+    where it ends after them. A hook of our own on the node runs after them, and only where it is run.
+    """
+    met: dict[int, Tensor] = {}
+    places = [(i, edge) for i, edge in enumerate(wanted) if isinstance(edge, GradientEdge)]
+    hooks = [edge.node.register_prehook(_note(met, i, edge.output_nr)) for i, edge in places]
+    try:
+        found = torch.autograd.grad(edges, wanted, cotangents, retain_graph=retain, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [met.get(i, g) for i, g in enumerate(found)]
+
+
+def _note(met: dict[int, Tensor], i: int, turn: int) -> Any:
+    def hook(arrived: Sequence[Tensor | None]) -> None:
+        if (g := arrived[turn]) is not None:
+            met[i] = g
+
+    return hook
 
 
 def stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
