@@ -61,9 +61,10 @@ def test_the_projection_by_brute_force(seed, losses, width):
 @pytest.mark.parametrize("seed", range(10))
 def test_the_active_set_agrees_with_pivoting(seed):
     _, _, _, cosines = gradients(seed, 8, 12)
-    pivoted, solved = _cone._pivot(cosines, cosines)
+    pivoted, solved = _cone._pivot_rows(cosines, cosines)
     assert solved.all()
     for side, x in zip(cosines, pivoted, strict=True):
+        np.testing.assert_allclose(_cone.pivot(cosines, side)[0], x, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(_cone._active_set(cosines, side), x, rtol=1e-6, atol=1e-7)
 
 

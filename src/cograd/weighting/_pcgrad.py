@@ -76,8 +76,8 @@ def without_conflict(cosines: Array, order: NDArray[np.int64]) -> Array:
     """``[n, n]``: row i holds the coefficients of the unit gradients in what is left of the i-th."""
     rows = np.arange(len(cosines))
     left, products = np.eye(len(cosines)), cosines.copy()
-    for j in order.T:
+    for j, others in zip(order.T, cosines[order.T], strict=True):
         excess = np.maximum(-products[rows, j], 0.0)
-        left[rows, j] += excess
-        products += excess[:, None] * cosines[j]
+        left[rows, j] = excess
+        products += excess[:, None] * others
     return left

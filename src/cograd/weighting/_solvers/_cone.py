@@ -15,8 +15,8 @@ def onto_dual_cone(cosines: Array, vectors: Array) -> Array:
     r"""The nearest points without a negative product with any of the K unit gradients.
 
     Each row :math:`z` becomes :math:`z + x` with :math:`x \ge 0,\ C (z + x) \ge 0,\ x^T C (z + x) = 0`.
-    Block principal pivoting solves all rows at once; a row that it leaves unsolved, or in conflict,
-    goes to an active set. A projection that is zero up to rounding is exactly zero.
+    Principal pivoting solves it; a row that it leaves unsolved, or in conflict, goes to an active
+    set. A projection that is zero up to rounding is exactly zero.
 
     Args:
         cosines: ``[K, K]``, C, between the gradients.
@@ -26,58 +26,72 @@ def onto_dual_cone(cosines: Array, vectors: Array) -> Array:
         ConvergenceError: the active set did not end.
     """
     cosines = semidefinite(cosines)
-    sides = vectors @ cosines
     size = np.abs(vectors).max(axis=1, keepdims=True)
-    moved, solved = _pivot(cosines, sides / size)
+    sides = vectors @ cosines / size
+    ridged = cosines.copy()
+    ridged.flat[:: len(cosines) + 1] += RIDGE
+    moved, solved = _pivot_rows(ridged, sides)
     projected: Array = vectors + moved * size
-    for row in np.flatnonzero(~solved | (_conflict(cosines, projected) > CONFLICT)):
-        projected[row] = vectors[row] + size[row] * _active_set(cosines, sides[row] / size[row])
-    squares = np.einsum("rk,rk->r", projected @ cosines, projected)
-    rounding = 1e-12 * (projected**2).sum(axis=1) + 1e-18 * (vectors**2).sum(axis=1)
-    projected[squares <= rounding] = 0
+    products = projected @ cosines
+    squares, parts = (products * projected).sum(axis=1), (projected**2).sum(axis=1)
+    opposed = -products.min(axis=1) > CONFLICT * np.sqrt(np.maximum(squares, 1e-12 * parts))
+    if (opposed | ~solved).any():
+        for row in np.flatnonzero(opposed | ~solved):
+            projected[row] = vectors[row] + size[row] * _active_set(cosines, sides[row])
+        squares, parts = ((projected @ cosines) * projected).sum(axis=1), (projected**2).sum(axis=1)
+    projected[squares <= 1e-12 * parts + 1e-18 * (vectors**2).sum(axis=1)] = 0
     return projected
 
 
-def _conflict(cosines: Array, vectors: Array) -> Array:
-    """Minus the smallest cosine of each row with a unit gradient."""
-    products = vectors @ cosines
-    squares = np.einsum("rk,rk->r", products, vectors)
-    rounding = 1e-12 * np.einsum("rk,rk->r", vectors, vectors)
-    worst: Array = -products.min(axis=1) / np.sqrt(np.maximum(squares, rounding))
-    return worst
-
-
-def _pivot(cosines: Array, sides: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """X >= 0 with C x + q >= 0 and one of both 0, for each row q of sides; and which rows it solved."""
+def _pivot_rows(matrix: Array, sides: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """The solution of :func:`pivot` for each row of sides, all at once; and which rows are solved."""
     rows, n = sides.shape
-    ridged = cosines + RIDGE * np.eye(n)
+    x, solved = np.zeros((rows, n)), np.ones(rows, dtype=bool)
     free = np.asarray(sides < 0)
-    x = np.zeros((rows, n))
     todo = np.flatnonzero(free.any(axis=1))
-    solved = np.asarray(~free.any(axis=1))
-    fewest = np.full(rows, n + 1)
-    tries = np.full(rows, 3)
+    if n > 3 and rows > 1:
+        identity = np.eye(n)
+        for _ in range(8):
+            if not len(todo):
+                break
+            inside, side = free[todo], sides[todo]
+            systems = np.where(inside[:, :, None] & inside[:, None, :], matrix, identity)
+            now = np.linalg.solve(systems, np.where(inside, -side, 0.0)[:, :, None])[:, :, 0]
+            x[todo] = now
+            wrong = np.where(inside, now < 0, now @ matrix + side < -4 * n * EPS * (1 + np.abs(now).max()))
+            free[todo] = inside ^ wrong
+            todo = todo[wrong.any(axis=1)]
+    for row in todo:
+        x[row], solved[row] = pivot(matrix, sides[row])
+    return x, solved
+
+
+def pivot(matrix: Array, side: Array) -> tuple[Array, bool]:
+    """The x >= 0 with M x + q >= 0 and one of both 0, and whether it was found, by block pivoting.
+
+    All wrong signs are exchanged at once; if that does not help for three rounds, the last of them
+    alone (Júdice and Pires), which ends on a positive definite M.
+    """
+    n = len(side)
+    free = np.asarray(side < 0)
+    fewest, tries = n + 1, 3
+    x = np.zeros(n)
     for _ in range(5 * n + 10):
-        if not len(todo):
-            break
-        inside = free[todo]
-        systems = np.where(inside[:, :, None] & inside[:, None, :], ridged, 0.0)
-        systems[:, range(n), range(n)] = 1 + RIDGE
-        now = np.linalg.solve(systems, np.where(inside, -sides[todo], 0.0)[:, :, None])[:, :, 0]
-        slack = now @ ridged + sides[todo]
-        wrong = np.where(inside, now < 0, slack < -4 * n * EPS * (1 + np.abs(now).sum(axis=1, keepdims=True)))
-        count = wrong.sum(axis=1)
-        x[todo] = now
-        solved[todo] = count == 0
-        better = count < fewest[todo]
-        fewest[todo] = np.where(better, count, fewest[todo])
-        tries[todo] = np.where(better, 3, tries[todo] - 1)
-        last = n - 1 - np.argmax(wrong[:, ::-1], axis=1)
-        single = np.zeros_like(wrong)
-        single[np.arange(len(todo)), last] = True
-        free[todo] ^= np.where((tries[todo] < 0)[:, None], single & wrong, wrong)
-        todo = todo[count > 0]
-    return x.clip(0), solved
+        inside = free.nonzero()[0]
+        x = np.zeros(n)
+        x[inside] = np.linalg.solve(matrix[inside[:, None], inside], -side[inside])
+        slack = matrix @ x + side
+        wrong = np.where(free, x < 0, slack < -4 * n * EPS * (1 + np.abs(x).max()))
+        count = int(np.count_nonzero(wrong))
+        if count == 0:
+            return x, True
+        tries = 3 if count < fewest else tries - 1
+        fewest = min(count, fewest)
+        if tries >= 0:
+            free = free ^ wrong
+        else:
+            free[wrong.nonzero()[0][-1]] ^= True
+    return x.clip(0), False
 
 
 def _active_set(cosines: Array, side: Array) -> Array:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from cograd.errors import ConvergenceError
-from cograd.weighting._solvers._matrix import EPS, Array, length, semidefinite
+from cograd.weighting._solvers._cone import pivot
+from cograd.weighting._solvers._matrix import EPS, RIDGE, Array, length, semidefinite
 
 
 def lowest_in_hull(cosines: Array, norms: Array, pull: Array | None = None, reach: float = 1.0) -> Array:
@@ -35,10 +36,20 @@ def lowest_in_hull(cosines: Array, norms: Array, pull: Array | None = None, reac
     cosines = semidefinite(cosines)
     share: Array = norms.min() / norms
     offset: Array = np.zeros(size) if pull is None else pull
-    start = int(np.argmin((offset + reach) / share))
     z = np.zeros(size)
-    z[start] = 1 / share[start]
+    if pull is None:
+        # the same support solves min |y|^2 + (share @ z - 1)^2 over z >= 0, which pivoting finds sooner
+        matrix = cosines + share[:, None] * share
+        matrix.flat[:: size + 1] += RIDGE
+        z = pivot(matrix, -share)[0]
+    if z.any():
+        z /= share @ z
+    else:
+        start = int(np.argmin((offset + reach) / share))
+        z[start] = 1 / share[start]
     free = z > 0
+    if np.count_nonzero(free) > 1:
+        _settle(z, free, cosines, share, offset, reach)
     for _ in range(20 * size + 50):
         norm = length(cosines, z)
         slopes = offset * norm + reach * (cosines @ z)
