@@ -18,7 +18,8 @@ last training uses the best one on all pairs. So it costs seven trainings where 
     python examples/multi_digits.py --quick              # a few steps, to see that it runs
     python examples/multi_digits.py --methods sum FirstValue UPGrad --settings adam-x100
 
-Writes multi_digits.csv (one line per training, as soon as it is done) and multi_digits.png.
+Writes multi_digits.csv (one line per training, as soon as it is done) and multi_digits.png. With
+--read out/multi_digits.csv it prints the tables again, also of a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ METHODS: dict[str, Callable[[int], w.Weighting | None]] = {
     "DualProj": lambda seed: w.DualProj(),
     "ConFIG": lambda seed: w.ConFIG(),
 }
+
+
+Task = tuple[str, str, int, int]  # setting, method, seed, steps
 
 
 class Setting(NamedTuple):
@@ -228,7 +232,7 @@ def run(setting: str, method: str, seed: int, steps: int) -> Outcome:
     return Outcome(setting, method, seed, left, right, weight, trainings, time.perf_counter() - start, stopped)
 
 
-def run_all(todo: list[tuple[str, str, int, int]], jobs: int) -> Iterator[Outcome]:
+def run_all(todo: list[Task], jobs: int) -> Iterator[Outcome]:
     """The outcomes, in the order in which they are ready."""
     if jobs == 1:
         for task in todo:
@@ -267,6 +271,41 @@ def table(setting: str, outcomes: list[Outcome], methods: Iterable[str]) -> Tabl
             "; ".join(remarks),
         )
     return grid
+
+
+def summary(outcomes: list[Outcome], settings: list[str], methods: list[str]) -> Table:
+    """The worse of the two accuracies in every setting; in brackets where a training had to stop."""
+    grid = Table(title="The worse of the two accuracies", title_justify="left", box=box.MARKDOWN)
+    grid.add_column("rule")
+    for setting in settings:
+        grid.add_column(setting, justify="right")
+    for method in methods:
+        cells = []
+        for setting in settings:
+            mine = [o for o in outcomes if (o.setting, o.method) == (setting, method)]
+            cell = shown(min(o.left, o.right) for o in mine) if mine else ""
+            cells.append(f"({cell})" if any(o.stopped for o in mine) else cell)
+        grid.add_row(method, *cells)
+    return grid
+
+
+def read(path: Path) -> list[Outcome]:
+    """The outcomes of an earlier run."""
+    with path.open(newline="") as file:
+        return [
+            Outcome(
+                row["setting"],
+                row["method"],
+                int(row["seed"]),
+                float(row["left"]),
+                float(row["right"]),
+                float(row["weight"]) if row["weight"] else None,
+                int(row["trainings"]),
+                float(row["seconds"]),
+                row["stopped"],
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
 def draw(path: Path, outcomes: list[Outcome], settings: list[str], methods: list[str]) -> None:
@@ -308,6 +347,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1500, help="per training (default 1500)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default 1)")
     parser.add_argument("--quick", action="store_true", help="one seed and 20 steps")
+    parser.add_argument("--read", type=Path, metavar="CSV", help="train nothing; show what an earlier run wrote")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write into (default out)")
     asked = parser.parse_args(argv)
     if asked.quick:
@@ -320,16 +360,37 @@ def main(argv: list[str] | None = None) -> list[Outcome]:
     asked = arguments(argv)
     asked.out.mkdir(parents=True, exist_ok=True)
     screen = Console(width=None if sys.stdout.isatty() else 140)
-    todo = [(s, m, seed, asked.steps) for s in asked.settings for m in asked.methods for seed in range(asked.seeds)]
-    outcomes: list[Outcome] = []
+    if asked.read:
+        outcomes = read(asked.read)
+    else:
+        seeds = range(asked.seeds)
+        todo = [(s, m, seed, asked.steps) for s in asked.settings for m in asked.methods for seed in seeds]
+        outcomes = train_all(todo, asked.jobs, asked.out / "multi_digits.csv", screen)
+    for setting in asked.settings:
+        screen.print(table(setting, outcomes, asked.methods))
+    screen.print(summary(outcomes, asked.settings, asked.methods))
+    for outcome in outcomes:
+        if outcome.stopped:
+            screen.print(f"{outcome.setting}, {outcome.method}, seed {outcome.seed}: {outcome.stopped}")
+    draw(asked.out / "multi_digits.png", outcomes, asked.settings, asked.methods)
+    screen.print(
+        "Accuracies: mean ± half the range over the seeds; in brackets where a training had to stop. "
+        f"Written to {asked.out}: multi_digits.png" + ("." if asked.read else ", multi_digits.csv.")
+    )
+    return outcomes
+
+
+def train_all(todo: list[Task], jobs: int, path: Path, screen: Console) -> list[Outcome]:
+    """The outcomes; each is written to ``path`` as soon as it is there."""
+    outcomes = []
     with (
-        (asked.out / "multi_digits.csv").open("w", newline="") as file,
+        path.open("w", newline="") as file,
         Progress(console=screen, disable=not screen.is_terminal, transient=True) as progress,
     ):
         bar = progress.add_task("training", total=len(todo))
         writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
         writer.writeheader()
-        for outcome in run_all(todo, asked.jobs):
+        for outcome in run_all(todo, jobs):
             outcomes.append(outcome)
             writer.writerow(asdict(outcome))
             file.flush()
@@ -341,16 +402,6 @@ def main(argv: list[str] | None = None) -> list[Outcome]:
                     f"right {outcome.right:.3f} ({outcome.seconds:.1f} s)",
                     flush=True,
                 )
-    for setting in asked.settings:
-        screen.print(table(setting, outcomes, asked.methods))
-    for outcome in outcomes:
-        if outcome.stopped:
-            screen.print(f"{outcome.setting}, {outcome.method}, seed {outcome.seed}: {outcome.stopped}")
-    draw(asked.out / "multi_digits.png", outcomes, asked.settings, asked.methods)
-    screen.print(
-        f"{asked.seeds} seeds, {asked.steps} steps of {BATCH}. Accuracies: mean ± half the range over the seeds. "
-        f"Written to {asked.out / 'multi_digits.csv'} and {asked.out / 'multi_digits.png'}."
-    )
     return outcomes
 
 

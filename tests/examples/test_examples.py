@@ -48,6 +48,7 @@ def test_digits_write_tables_a_file_and_a_picture(digits, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Adam 1e-3, left loss x100" in printed
     assert "| UPGrad" in printed
+    assert digits.read(tmp_path / "multi_digits.csv") == outcomes
     right = {o.method: o.right for o in outcomes if o.setting == "adam-x100"}
     assert right["FirstValue"] > right["sum"] + 0.2  # the large left loss leaves the right digit behind
 
