@@ -68,9 +68,11 @@ class At(Engine):
             arrived = [tuple(spot.get(k) for k in component.losses) for spot in inside.values()]
         else:
             losses = list(cut.scope.losses.items())
-            arrived = list(
-                zip(*(_down_to(edges, *losses[k], cut.cotangents[k]) for k in component.losses), strict=True)
-            )
+            found_by_loss = []
+            for k in component.losses:
+                found_by_loss.append(_down_to(edges, *losses[k], cut.cotangents[k]))
+                cut.scope.passed()
+            arrived = list(zip(*found_by_loss, strict=True))
         gram = Gram()
         for own in arrived:
             rows = stacked(own)

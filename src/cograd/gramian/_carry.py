@@ -25,6 +25,7 @@ def one_by_one(cut: Cut, component: Component, wanted: Sequence[Any], keep: bool
         mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
         later = keep or k != component.losses[-1]
         found.append(_arriving([GradientEdge(*spot) for spot in mine], wanted, list(mine.values()), later))
+        cut.scope.passed()
     columns = [[row[i] for row in found] for i in range(len(wanted))]
     del found
     return [stacked(columns.pop(0)) for _ in wanted]
@@ -45,6 +46,7 @@ def side_by_side(cut: Cut, component: Component, wanted: Sequence[Any]) -> list[
 
     def carry(*arrived: Tensor) -> tuple[Tensor, ...]:
         some = _arriving(edges, wanted, arrived, retain=True)
+        cut.scope.passed()
         reached[:] = [g is not None for g in some]
         return tuple([g for g in some if g is not None])
 
@@ -55,6 +57,7 @@ def side_by_side(cut: Cut, component: Component, wanted: Sequence[Any]) -> list[
             found = iter(torch.func.vmap(carry)(*rows))
             return [next(found) if here else None for here in reached]
     except RuntimeError:  # batching is to blame if one by one they pass
+        cut.scope.passed()
         one_by_one(cut, component, wanted, keep=True)
         _REFUSED.add(first)
         return None

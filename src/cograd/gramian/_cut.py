@@ -89,6 +89,7 @@ def cut(scope: Scope, cotangents: Sequence[Tensor | None]) -> Cut:
     finally:
         for hook in hooks:
             hook.remove()
+    scope.passed()
     private = [(leaf, g) for leaf, g in zip(parameters, found, strict=False) if g is not None]
     return Cut(scope, cotangents, private, spots)
 

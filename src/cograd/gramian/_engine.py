@@ -21,7 +21,8 @@ class Measured:
 
     Attributes:
         gramian: ``[n, n]`` float64 on the CPU, the inner products of the losses' gradients.
-        combine: n weights -> the weighted gradient of each parameter that the losses share.
+        combine: n weights -> the weighted gradient of each parameter that the losses share. To be
+            called once: what it was made of is let go on the way.
         how: the engine that did it.
         rows: the shared parameters and the n gradients of each, ``[n, p]``, if the engine has them;
             ``[n, ...]`` if they are sparse.

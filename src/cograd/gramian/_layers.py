@@ -47,7 +47,7 @@ class Layer(ABC):
 
     @abstractmethod
     def gradients(self, like: Coefficients) -> Gradients:
-        """The weighted gradient, after :meth:`add`."""
+        """The weighted gradient, once, after :meth:`add`. What was kept for it is let go."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Weight(Layer):
     def gradients(self, like: Coefficients) -> Gradients:
         """See :class:`Layer`."""
         assert self._arrived is not None
-        c = total(self._arrived, like)
+        c, self._arrived = total(self._arrived, like), None
         a = _joined(self._inputs, dim=0).to(c.dtype)
         found = [(self.leaf, c.T @ a if self.uses[0].turned else a.T @ c)]
         return found if self.bias is None else [*found, (self.bias, c.sum(0))]
@@ -111,7 +111,8 @@ class Bias(Layer):
     def gradients(self, like: Coefficients) -> Gradients:
         """See :class:`Layer`."""
         assert self._rows is not None
-        return [(self.leaf, total(self._rows, like))]
+        rows, self._rows = self._rows, None
+        return [(self.leaf, total(rows, like))]
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ class Table(Layer):
         """See :class:`Layer`."""
         assert self._met is not None
         assert self._rows is not None
-        found = total(self._rows, like)
+        found, self._rows = total(self._rows, like), None
         if self.uses[0].node._saved_sparse:
             place, shape = self._met[None], self.leaf.shape
             sparse = torch.sparse_coo_tensor(place, found, shape, is_coalesced=True, check_invariants=False)

@@ -82,8 +82,12 @@ def _rows(gram: Gram, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) 
 def _measured(gramian: Tensor, rows: list[tuple[Tensor, Tensor]], layers: Sequence[Layer], how: str) -> Measured:
     def combine(weights: Sequence[float]) -> Gradients:
         like = coefficients(weights)
-        found = [(leaf, _combined(leaf, r, like)) for leaf, r in rows]
-        found += [pair for layer in layers for pair in layer.gradients(like)]
+        found: Gradients = []
+        for layer in layers:
+            found += layer.gradients(like)
+        while rows:  # the memory of one parameter's rows is free for the next gradient
+            leaf, r = rows.pop()
+            found.append((leaf, _combined(leaf, r, like)))
         return [(leaf, g.to(leaf.dtype)) for leaf, g in found]
 
     return Measured(gramian, combine, how, () if layers else rows)

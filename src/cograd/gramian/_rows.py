@@ -52,6 +52,7 @@ def apart(scope: Scope, cotangents: Sequence[Tensor | None], keep: bool) -> tupl
         leaves = own + [p for c in scope.components for p in reached_by(c, k)]
         later = keep or k < len(scope.losses) - 1
         found = torch.autograd.grad(loss, leaves, factor, retain_graph=later, allow_unused=True) if leaves else ()
+        scope.passed()
         arrived = [(p, g) for p, g in zip(leaves, found, strict=True) if g is not None]
         private += arrived[: sum(g is not None for g in found[: len(own)])]
         rows.append(dict(arrived))

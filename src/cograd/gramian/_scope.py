@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -61,6 +61,7 @@ class Scope:
         components: one for each set of losses that share parameters.
         blocked: whether a loss reaches a model that it must not train, so that gradients cannot
             be followed through a common graph.
+        passed: to be called after each backward pass that may not be the last.
     """
 
     losses: Mapping[str, Tensor]
@@ -70,6 +71,7 @@ class Scope:
     entries: tuple[Entry, ...]
     components: tuple[Component, ...]
     blocked: bool
+    passed: Callable[[], None]
 
 
 def reached_by(component: Component, loss: int) -> list[Tensor]:
@@ -85,13 +87,19 @@ class AllLeaves(dict[int, int]):
         return 0
 
 
-def scope(losses: Mapping[str, Tensor], group_of: Mapping[int, int], routes: Sequence[int]) -> Scope:
+def scope(
+    losses: Mapping[str, Tensor],
+    group_of: Mapping[int, int],
+    routes: Sequence[int],
+    passed: Callable[[], None] = lambda: None,
+) -> Scope:
     """Look at the graph below ``losses``.
 
     Args:
         losses: name -> scalar that requires grad.
         group_of: ``id(parameter) -> group`` of models; other leaves are left alone.
         routes: the groups that each loss trains, as bit masks.
+        passed: to be called after each backward pass that may not be the last.
     """
     found = walk(list(losses.values()), group_of)
     users: dict[Node, int] = {}
@@ -127,6 +135,7 @@ def scope(losses: Mapping[str, Tensor], group_of: Mapping[int, int], routes: Seq
         () if blocked or not shared else tuple(_entries(found, users, losses, entries)),
         tuple(_components(shared)),
         blocked,
+        passed,
     )
 
 
