@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cograd._balance import Balanced, balance, check_engine, deposit
 from cograd._losses import LossLike, check_mapping, evaluate, no_graph
+from cograd._models import Statistics, with_buffers
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
 from cograd._routes import Mention, Trains, check_mentions, parse_trains
@@ -29,12 +30,14 @@ def run(
     parameters: Mapping[str, Sequence[Tensor]],
     retain_graph: bool = False,
     create_graph: bool = False,
+    modules: Iterable[nn.Module] = (),
 ) -> None:
     """Accumulate the gradients of ``plan`` into ``.grad``.
 
     Takes out of ``losses`` each one that no later pass needs, so that its graph is freed even where
-    it was retained.
+    it was retained. Only the first pass may move the buffers of ``modules``.
     """
+    still = Statistics(modules if len(plan.passes) > 1 else ())
     for p in plan.passes:
         torch.autograd.backward(
             [losses[name] for name in p.losses],
@@ -43,8 +46,10 @@ def run(
             create_graph=create_graph,
             inputs=None if plan.whole else [t for model in p.models for t in parameters[model]],
         )
+        still.passed()
         for name in p.ends:
             del losses[name]
+    still.settle()
 
 
 def backward(
@@ -65,7 +70,8 @@ def backward(
 
     Args:
         losses: name -> scalar tensor, a callable that gives one, or None if it is absent.
-        models: name -> module, or its parameters. Needed for ``trains``.
+        models: name -> module, or its parameters. Needed for ``trains``, and for running statistics
+            of checkpointed modules to move as in one backward pass where several are needed.
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
             every parameter that it reaches.
         weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
@@ -99,14 +105,15 @@ def backward(
       2. gen -> gen
     """
     ready = _prepare(losses, _named(models or {}), trains, weights, weighting, gramian)
+    modules = ready.moving((models or {}).values())
     if ready.weights.shares:
-        found = _balance(ready, gramian, retain_graph, create_graph)
+        found = _balance(ready, gramian, retain_graph, create_graph, modules)
         deposit(found.gradients)
         report = _report(ready, found.weights, found.gramian)
     else:
         factors = ready.factors()
         report = _report(ready, factors)
-        run(ready.plan, ready.losses, factors, ready.planner.parameters, retain_graph, create_graph)
+        run(ready.plan, ready.losses, factors, ready.planner.parameters, retain_graph, create_graph, modules)
     ready.weights.commit()
     return report
 
@@ -142,9 +149,11 @@ def grad(
     named = _named(models)
     ready = _prepare(losses, named, trains, weights, weighting, gramian)
     total: dict[int, Tensor] = {}
+    modules = ready.moving(models.values())
     if ready.weights.shares:
-        total = {id(t): g for t, g in _balance(ready, gramian, retain_graph, create_graph).gradients}
+        total = {id(t): g for t, g in _balance(ready, gramian, retain_graph, create_graph, modules).gradients}
     else:
+        still = Statistics(modules)
         factors = ready.factors()
         for p in ready.plan.passes:
             inputs = [t for model in p.models for t in ready.planner.parameters[model]]
@@ -159,6 +168,8 @@ def grad(
             for t, g in zip(inputs, gradients, strict=True):
                 if g is not None:
                     total[id(t)] = total[id(t)] + g if id(t) in total else g
+            still.passed()
+        still.settle()
     ready.weights.commit()
     return {name: {key: total.get(id(t)) for key, t in tensors.items()} for name, tensors in named.items()}
 
@@ -176,6 +187,10 @@ class _Ready:
 
     def factors(self) -> dict[str, Weight]:
         return self.weights.of(self.losses, self.before, self.step)
+
+    def moving(self, models: Iterable[object]) -> list[nn.Module]:
+        """The modules in ``models`` whose buffers several passes could move."""
+        return with_buffers(models) if self.weights.shares or len(self.plan.passes) > 1 else []
 
 
 def _prepare(
@@ -220,7 +235,9 @@ def _prepare(
     return _Ready(present, factors, before, step, planner, plan)
 
 
-def _balance(ready: _Ready, gramian: Engine | None, retain_graph: bool, create_graph: bool) -> Balanced:
+def _balance(
+    ready: _Ready, gramian: Engine | None, retain_graph: bool, create_graph: bool, modules: Iterable[nn.Module]
+) -> Balanced:
     if create_graph:
         raise PassError("create_graph=True asks for differentiable gradients, and the weights of a rule are constants.")
     if ready.planner.trains:
@@ -229,7 +246,8 @@ def _balance(ready: _Ready, gramian: Engine | None, retain_graph: bool, create_g
     else:
         group_of, routes = AllLeaves(), [1] * len(ready.losses)
     losses = {name: loss for name, loss in ready.losses.items() if name not in ready.plan.idle}
-    return balance(losses, ready.weights, ready.step, group_of, routes, gramian, retain_graph)
+    still = Statistics(modules)
+    return balance(losses, ready.weights, ready.step, group_of, routes, gramian, retain_graph, statistics=still)
 
 
 def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | None = None) -> Report:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cograd._models import Statistics
 from cograd._weights import Weights, cotangent
 from cograd.errors import WeightingError
 from cograd.gramian import Gramian
@@ -48,6 +49,7 @@ def balance(
     engine: Engine | None = None,
     keep: bool = False,
     known: Mapping[str, float] | None = None,
+    statistics: Statistics | None = None,
 ) -> Balanced:
     """Differentiate ``losses`` under a rule that looks at gradients.
 
@@ -63,6 +65,7 @@ def balance(
         engine: None for the cheapest exact one.
         keep: whether the graph is still needed afterwards.
         known: weights of the rule that are to be used instead of asking it.
+        statistics: buffers that only the first backward pass may move.
 
     Raises:
         WeightingError: the rule finds no weights, or the engine cannot be used on this graph.
@@ -70,7 +73,8 @@ def balance(
     rule = weights.balance
     assert rule is not None
     fixed = [weights.fixed.get(name, 1.0) for name in losses]
-    found = scope(losses, group_of, routes)
+    still = statistics or Statistics(())
+    found = scope(losses, group_of, routes, still.passed)
     if not found.components and len(losses) > 1:
         _warn_nothing_shared(type(rule.rule).__name__)
     factors = [cotangent(loss, w) for loss, w in zip(losses.values(), fixed, strict=True)]
@@ -105,6 +109,7 @@ def balance(
             gradients += measured[i].split(rule.rule.direction(measured[i].jacobian()))
         else:
             gradients += measured[i].combine(own) if measured else way.weighted(part, own, keep)
+    still.settle()
     total = {name: w * held[name] for name, w in zip(names, fixed, strict=True)}
     return Balanced(gradients, total, _unscaled(parts, measured, dict(zip(names, fixed, strict=True))))
 

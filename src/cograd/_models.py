@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -129,6 +130,65 @@ def eval_mode(models: Models) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+class Statistics:
+    """Keep backward passes beyond the first from moving buffers.
+
+    A checkpointed module runs again in each pass through it, and a BatchNorm in it then updates its
+    running statistics again. The buffers of each module are left as the first pass that moved them
+    has left them, as by one plain backward pass. Where none moves, this only compares version
+    counters (a BatchNorm moves its statistics behind torch's back, but not its count of batches).
+
+    Args:
+        modules: those that have buffers.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._buffers = [
+            [b for b in m._buffers.values() if b is not None and not b.is_inference()] for m in modules if m.training
+        ]
+        self._before = self._versions()
+        self._kept: dict[int, tuple[list[int], list[Tensor]]] = {}
+
+    def passed(self) -> None:
+        """A backward pass is done, and another may follow."""
+        now = self._versions()
+        if now != self._before:
+            for i, (old, new) in enumerate(zip(self._before, now, strict=True)):
+                if old != new and i not in self._kept:
+                    self._kept[i] = new, [b.clone() for b in self._buffers[i]]
+
+    def settle(self) -> None:
+        """All passes are done."""
+        if self._kept:
+            now = self._versions()
+            with torch.no_grad():
+                for i, (versions, values) in self._kept.items():
+                    if now[i] != versions:
+                        for b, value in zip(self._buffers[i], values, strict=True):
+                            b.copy_(value)
+
+    def _versions(self) -> list[list[int]]:
+        return [[b._version for b in own] for own in self._buffers]
+
+
+def with_buffers(models: Iterable[object]) -> list[nn.Module]:
+    """The modules in ``models`` that have buffers."""
+    return [module for model in models if isinstance(model, nn.Module) for module in model.modules() if module._buffers]
+
+
+@contextmanager
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put the buffers of ``modules`` back when done."""
+    values = [(m, key, b, b.clone()) for m in modules for key, b in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, key, b, value in values:
+                b.copy_(value)
+                setattr(module, key, b)  # forward may have assigned another tensor
 
 
 def _found(value: object) -> str:

@@ -15,7 +15,7 @@ from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
 from cograd._expect import Expectations, Setup
 from cograd._losses import check_mapping, evaluate, no_graph, not_finite
-from cograd._models import trainable
+from cograd._models import Statistics, buffers_kept, trainable, with_buffers
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
@@ -66,6 +66,7 @@ class Update:
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
+        self._with_buffers = with_buffers(models[name] for name in models)
         self._planner = Planner(self.trained, self.setup.trains)
         self._expect.bind(self.trained, self._others)
 
@@ -144,7 +145,7 @@ class Update:
             if self.weights.shares:
                 deposit(self._balance(losses, step, self.weights.without_fixed(report.weights)).gradients)
             else:
-                run(plan, losses, report.weights, self.trained)
+                run(plan, losses, report.weights, self.trained, modules=self._with_buffers)
             return total
 
         try:
@@ -222,9 +223,10 @@ class Update:
             gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
-                gramian = look(losses, self._planner.group_of, self._routes(losses), self._engine())
+                with buffers_kept(self._with_buffers):
+                    gramian = look(losses, self._planner.group_of, self._routes(losses), self._engine())
             weights = self.weights.of(losses, before, step)
-            run(plan, losses, weights, self.trained)
+            run(plan, losses, weights, self.trained, modules=self._with_buffers)
         for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
             p.grad = None
         if self.setup.check == "now":
@@ -240,7 +242,8 @@ class Update:
 
     def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)
-        return balance(losses, self.weights, step, group_of, routes, self._engine(), known=known)
+        still = Statistics(self._with_buffers)
+        return balance(losses, self.weights, step, group_of, routes, self._engine(), known=known, statistics=still)
 
     def _routes(self, losses: Mapping[str, Tensor]) -> list[int]:
         return [self._planner.route(name) for name in losses]
@@ -262,18 +265,14 @@ class Update:
 
         What the user froze stays as it is.
         """
-        values = [(m, key, b, b.clone()) for m in still for key, b in m.named_buffers(recurse=False)]
-        try:
-            for p in self._frozen:
-                p.requires_grad = False
-            yield
-        finally:
-            for p in self._frozen:
-                p.requires_grad = True
-            with torch.no_grad():
-                for module, key, b, value in values:
-                    b.copy_(value)
-                    setattr(module, key, b)  # forward may have assigned another tensor
+        with buffers_kept(still):
+            try:
+                for p in self._frozen:
+                    p.requires_grad = False
+                yield
+            finally:
+                for p in self._frozen:
+                    p.requires_grad = True
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -964,7 +964,40 @@ def test_hooks_see_a_gradient_as_in_any_backward(engine, rule, reference):
     torch.testing.assert_close(found, expected.gradients[twin.module[0].weight], rtol=1e-10, atol=1e-12)
 
 
-# -- the random state ------------------------------------------------------------------------------------------------
+# -- buffers and the random state ------------------------------------------------------------------------------------
+
+
+@every_engine
+@pytest.mark.parametrize("name", ["checkpointed_with_batch_norm", "batch_norm"])
+def test_running_statistics_move_as_in_one_plain_backward(name, engine, rule):
+    case, twin, third = built(name), built(name), built(name)
+    cograd.backward(case.losses, models={"net": case.module}, weighting=rule, gramian=engine)
+    cograd.grad(third.losses, models={"net": third.module}, weighting=rule, gramian=engine)
+    sum(twin.losses.values()).backward()
+    for a, b, c in zip(case.module.buffers(), twin.module.buffers(), third.module.buffers(), strict=True):
+        assert a.equal(b)
+        assert c.equal(b)
+
+
+@pytest.mark.parametrize("weighting", [None, cograd.weighting.UPGrad()])
+def test_running_statistics_move_once_where_routes_need_several_passes(weighting):
+    def pair():
+        torch.manual_seed(3)
+        gen = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+        disc = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+        fake = checkpoint(gen, torch.randn(5, 4), use_reentrant=False)
+        score = checkpoint(disc, fake, use_reentrant=False)
+        return {"gen": gen, "disc": disc}, {"disc": score.square().mean(), "gen": (score - 1).square().mean()}
+
+    (models, losses), (twins, theirs) = pair(), pair()
+    trains = {"disc": "disc", "gen": "gen", "more": "gen"}
+    losses["more"] = losses["gen"] * losses["disc"]
+    report = cograd.backward(losses, models=models, trains=trains, weighting=weighting)
+    sum(theirs.values()).backward()
+    assert len(report.plan.passes) == 2
+    for name, model in models.items():
+        for a, b in zip(model.buffers(), twins[name].buffers(), strict=True):
+            assert a.equal(b)
 
 
 @every_engine
