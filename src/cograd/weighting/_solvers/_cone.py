@@ -25,12 +25,17 @@ def onto_dual_cone(cosines: Array, vectors: Array) -> Array:
     Raises:
         ConvergenceError: the active set did not end.
     """
+    if not (vectors @ cosines < 0).any():
+        return vectors
     cosines = semidefinite(cosines)
     size = np.abs(vectors).max(axis=1, keepdims=True)
     sides = vectors @ cosines / size
-    ridged = cosines.copy()
-    ridged.flat[:: len(cosines) + 1] += RIDGE
-    moved, solved = _pivot_rows(ridged, sides)
+    if len(cosines) == 2 and (vectors >= 0).all():  # at most one of the two is opposed
+        moved, solved = (-sides).clip(0), np.ones(len(vectors), dtype=bool)
+    else:
+        ridged = cosines.copy()
+        ridged.flat[:: len(cosines) + 1] += RIDGE
+        moved, solved = _pivot_rows(ridged, sides)
     projected: Array = vectors + moved * size
     products = projected @ cosines
     squares, parts = (products * projected).sum(axis=1), (projected**2).sum(axis=1)

@@ -37,6 +37,10 @@ def lowest_in_hull(cosines: Array, norms: Array, pull: Array | None = None, reac
     share: Array = norms.min() / norms
     offset: Array = np.zeros(size) if pull is None else pull
     z = np.zeros(size)
+    if pull is None and size == 2:
+        apart = share[1] ** 2 + share[0] ** 2 - 2 * cosines[0, 1] * share[0] * share[1]
+        first = 0.5 if apart <= 0 else min(max((share[0] - cosines[0, 1] * share[1]) * share[0] / apart, 0.0), 1.0)
+        return np.array([first, 1 - first]) / share
     if pull is None:
         # the same support solves min |y|^2 + (share @ z - 1)^2 over z >= 0, which pivoting finds sooner
         matrix = cosines + share[:, None] * share

@@ -25,6 +25,8 @@ def vanishes(cosines: Array, z: Array, share: float = 1e-12) -> bool:
 
 def semidefinite(cosines: Array) -> Array:
     """``cosines`` itself if it is positive semidefinite up to rounding, else the nearest such matrix."""
+    if len(cosines) == 2 and abs(cosines[0, 1]) <= 1:
+        return cosines
     try:
         np.linalg.cholesky(cosines + RIDGE * np.eye(len(cosines)))
     except np.linalg.LinAlgError:
