@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -163,11 +162,10 @@ class Statistics:
         """All passes are done."""
         if self._kept:
             now = self._versions()
-            with torch.no_grad():
-                for i, (versions, values) in self._kept.items():
-                    if now[i] != versions:
-                        for b, value in zip(self._buffers[i], values, strict=True):
-                            b.copy_(value)
+            for i, (versions, values) in self._kept.items():
+                if now[i] != versions:
+                    for b, value in zip(self._buffers[i], values, strict=True):
+                        b.data.copy_(value)
 
     def _versions(self) -> list[list[int]]:
         return [[b._version for b in own] for own in self._buffers]
@@ -180,15 +178,14 @@ def with_buffers(models: Iterable[object]) -> list[nn.Module]:
 
 @contextmanager
 def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the buffers of ``modules`` back when done."""
+    """Put the buffers of ``modules`` back when done, unseen by a graph that still needs them as they were."""
     values = [(m, key, b, b.clone()) for m in modules for key, b in m.named_buffers(recurse=False)]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for module, key, b, value in values:
-                b.copy_(value)
-                setattr(module, key, b)  # forward may have assigned another tensor
+        for module, key, b, value in values:
+            b.data.copy_(value)
+            setattr(module, key, b)  # forward may have assigned another tensor
 
 
 def _found(value: object) -> str:
