@@ -110,7 +110,11 @@ class Update:
         """The plan for ``batch``, without differentiating. Buffers and torch's RNG are put back."""
         models = self.setup.models
         with torch.random.fork_rng(), self._freezing([m for name in models for m in models[name].modules()]):
-            losses, _ = self._evaluate(batch, step)
+            try:
+                losses, _ = self._evaluate(batch, step)
+            finally:
+                if self._representation:
+                    self._representation.forget()
             return replace(self._planner.plan(losses), rule=self.weights.name if self.weights.shares else None)
 
     def _step(self, batch: Any, step: int) -> Report:

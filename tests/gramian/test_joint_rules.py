@@ -1,8 +1,10 @@
 """Rules that look at gradients, in a Joint: they train, resume, refresh, watch, and fail without a trace."""
 
 import copy
+import gc
 import io
 import warnings
+import weakref
 from functools import partial
 
 import pytest
@@ -430,6 +432,15 @@ def pair():
     models = networks()
     del models["c"]
     return models
+
+
+@pytest.mark.parametrize("use", [Joint.plan, Joint.step])
+def test_at_lets_go_of_the_graph(use):
+    joint, seen = build(weighting.MGDA(), gramian=At("encoder")), []
+    joint.models["encoder"].register_forward_hook(lambda m, x, y: seen.append(weakref.ref(y)))
+    use(joint, BATCHES[0])
+    gc.collect()
+    assert [ref() for ref in seen] == [None]
 
 
 def test_at_an_unknown_model_is_refused():
