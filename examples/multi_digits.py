@@ -73,6 +73,7 @@ METHODS: dict[str, Callable[[int], w.Weighting | None]] = {
     "CAGrad": lambda seed: w.CAGrad(),
     "IMTLG": lambda seed: w.IMTLG(),
     "NashMTL": lambda seed: w.NashMTL(),
+    "NashMTL, paper": lambda seed: w.NashMTL(scale="paper"),  # of one length, however large the losses are
     "FairGrad": lambda seed: w.FairGrad(),
     "AlignedMTL": lambda seed: w.AlignedMTL(),
     "UPGrad": lambda seed: w.UPGrad(),
