@@ -38,12 +38,12 @@ def test_every_example_has_a_test():
 
 
 def test_digits_write_tables_a_file_and_a_picture(digits, tmp_path, capsys):
-    asked = ["--quick", "--settings", "adam-x100", "sgd", "--methods", "sum", "FirstValue", "UPGrad", "FAMO"]
+    asked = ["--quick", "--settings", "adam-x100", "sgd", "--methods", "sum", "FirstValue", "UPGrad"]
     outcomes = digits.main([*asked, "--out", str(tmp_path)])
     with (tmp_path / "multi_digits.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["setting"], row["method"]) for row in rows] == [(o.setting, o.method) for o in outcomes]
-    assert len(rows) == 8
+    assert len(rows) == 6
     assert (tmp_path / "multi_digits.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "Adam 1e-3, left loss x100" in printed
@@ -77,7 +77,7 @@ def test_an_outcome_says_why_it_stopped(digits):
     assert "NonFiniteLossError" in digits.train(joint, digits.load(0)[0], 20, 0)
 
 
-@pytest.mark.parametrize("method", ["MGDA", "UPGrad", "PCGrad", "IMTLG", "SmoothTchebycheff"])
+@pytest.mark.parametrize("method", ["MGDA", "UPGrad", "SmoothTchebycheff"])
 def test_fonseca_ends_on_the_front_between_its_tips(fonseca, method):
     ends = [fonseca.descend(method, start, 120, 0.1).losses[-1] for start in fonseca.STARTS[1:3]]
     assert all(fonseca.gap(end) < 2 * fonseca.REACHED for end in ends)
@@ -114,7 +114,7 @@ def test_the_toy_losses_are_those_of_its_authors(toy):
     torch.testing.assert_close(toy.unscaled(x, y), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["MGDA", "UPGrad", "CAGrad", "NashMTL"])
+@pytest.mark.parametrize("method", ["MGDA", "UPGrad", "CAGrad"])
 def test_the_toy_front_is_reached_from_the_bowl(toy, method):
     path = toy.descend(method, (-7.5, -0.5), 250, 0.1)
     assert toy.gap(toy.end(path)) < toy.REACHED
