@@ -97,7 +97,10 @@ def balance(
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
     if not held:
-        scaled = {name: loss.detach() * w for (name, loss), w in zip(losses.items(), fixed, strict=True)}
+        scaled = {
+            name: loss.detach() * w if w != 1 else loss.detach()
+            for (name, loss), w in zip(losses.items(), fixed, strict=True)
+        }
         shared = [
             Shared(part, m.gramian, m.abs() if "abs" in rule.rule.needs else None)
             for part, m in zip(parts, measured, strict=True)
@@ -155,11 +158,14 @@ _MINE = 3  # a tensor in a list of pairs and in one variable, as getrefcount see
 def _unscaled(
     parts: Sequence[tuple[str, ...]], measured: Sequence[Measured], fixed: Mapping[str, float]
 ) -> Gramian | None:
-    scaled = []
+    found = []
     for names, m in zip(parts, measured, strict=False):
-        w = torch.tensor([fixed[name] for name in names], dtype=torch.float64)
-        scaled.append((names, m.gramian / w / w[:, None], m.how))
-    return assembled(scaled)
+        factors, raw = [fixed[name] for name in names], m.gramian
+        if any([w != 1 for w in factors]):
+            w = raw.new_tensor(factors)
+            raw = raw / w / w[:, None]
+        found.append((names, raw, m.how))
+    return assembled(found)
 
 
 def _warn_nothing_shared(rule: str) -> None:

@@ -11,7 +11,7 @@ from cograd.gramian._layers import layers
 from cograd.gramian._measure import measure
 from cograd.gramian._scope import Component
 
-FEW = 3  # losses that go one by one faster than side by side, which costs more per operation
+FEW = 2  # losses that go one by one faster than side by side, which costs more per operation
 
 
 @final

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +22,14 @@ def one_by_one(cut: Cut, component: Component, wanted: Sequence[Any], keep: bool
     """What arrives at each of ``wanted``, parameters or edges, as ``[n, ...]``, in one pass per loss."""
     inside = cut.inside(component)
     found: list[list[Tensor | None]] = []
-    for k in component.losses:
-        mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
-        later = keep or k != component.losses[-1]
-        found.append(_arriving([GradientEdge(*spot) for spot in mine], wanted, list(mine.values()), later))
-        cut.scope.passed()
+    with _listening(wanted) as met:
+        for k in component.losses:
+            mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
+            later = keep or k != component.losses[-1]
+            edges = [GradientEdge(*spot) for spot in mine]
+            some = torch.autograd.grad(edges, wanted, list(mine.values()), retain_graph=later, allow_unused=True)
+            found.append([met.pop(i, g) for i, g in enumerate(some)])
+            cut.scope.passed()
     columns = [[row[i] for row in found] for i in range(len(wanted))]
     del found
     return [stacked(columns.pop(0)) for _ in wanted]
@@ -45,7 +49,9 @@ def side_by_side(cut: Cut, component: Component, wanted: Sequence[Any]) -> list[
     reached: list[bool] = []
 
     def carry(*arrived: Tensor) -> tuple[Tensor, ...]:
-        some = _arriving(edges, wanted, arrived, retain=True)
+        with _listening(wanted) as met:
+            found = torch.autograd.grad(edges, wanted, arrived, retain_graph=True, allow_unused=True)
+        some = [met.pop(i, g) for i, g in enumerate(found)]
         cut.scope.passed()
         reached[:] = [g is not None for g in some]
         return tuple([g for g in some if g is not None])
@@ -63,10 +69,9 @@ def side_by_side(cut: Cut, component: Component, wanted: Sequence[Any]) -> list[
         return None
 
 
-def _arriving(
-    edges: Sequence[GradientEdge], wanted: Sequence[Any], cotangents: Sequence[Tensor], retain: bool
-) -> list[Tensor | None]:
-    """What arrives at each of ``wanted``, after the hooks that the user put on tensors.
+@contextmanager
+def _listening(wanted: Sequence[Any]) -> Iterator[dict[int, Tensor]]:
+    """What arrives at the edges among ``wanted``, by position, after the hooks that the user put on tensors.
 
     Autograd captures the gradient of a node that it goes on to run before such hooks, and of one
     where it ends after them. A hook of our own on the node runs after them, and only where it is run.
@@ -75,11 +80,10 @@ def _arriving(
     places = [(i, edge) for i, edge in enumerate(wanted) if isinstance(edge, GradientEdge)]
     hooks = [edge.node.register_prehook(_note(met, i, edge.output_nr)) for i, edge in places]
     try:
-        found = torch.autograd.grad(edges, wanted, cotangents, retain_graph=retain, allow_unused=True)
+        yield met
     finally:
         for hook in hooks:
             hook.remove()
-    return [met.get(i, g) for i, g in enumerate(found)]
 
 
 def _note(met: dict[int, Tensor], i: int, turn: int) -> Any:

@@ -18,13 +18,16 @@ class Gram:
 
     def add(self, rows: Tensor, others: Tensor | None = None) -> None:
         """Add the inner products of ``rows`` ``[n, p]`` with ``others``, or with one another."""
-        self._terms.append(torch.mm(rows, (rows if others is None else others).mH).real)
+        others = rows if others is None else others
+        self._terms.append(torch.mm(rows, others.mH).real if rows.is_complex() else torch.mm(rows, others.T))
 
     def done(self, n: int) -> Tensor:
         """``[n, n]``, symmetric, on the CPU (one synchronisation per GPU)."""
-        total = torch.zeros(n, n, dtype=torch.float64)
-        for device in {term.device for term in self._terms}:
-            total += torch.stack([t.double() for t in self._terms if t.device == device]).sum(0).cpu()
+        kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for term in self._terms:
+            kinds.setdefault((term.device, term.dtype), []).append(term)
+        sums = [torch.stack(terms).sum(0, dtype=torch.float64).cpu() for terms in kinds.values()]
+        total = sum(sums, start=sums[0].new_zeros(())) if sums else torch.zeros(n, n, dtype=torch.float64)
         return (total + total.T) / 2
 
 

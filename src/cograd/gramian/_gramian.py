@@ -57,5 +57,8 @@ def assembled(parts: list[tuple[tuple[str, ...], Tensor, str]]) -> Gramian | Non
     """One Gramian of the Gramians of sets of losses that share nothing with each other."""
     if not parts:
         return None
+    if len(parts) == 1:
+        ((names, matrix, how),) = parts
+        return Gramian(names, matrix, (how,))
     names = tuple(name for own, _, _ in parts for name in own)
     return Gramian(names, torch.block_diag(*(matrix for _, matrix, _ in parts)), tuple(how for _, _, how in parts))

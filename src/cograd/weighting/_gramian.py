@@ -44,7 +44,7 @@ def gramian_of(rule: Weighting, seen: Seen) -> tuple[list[str], Array]:
     if not all(seen.present):
         here = [k for k in range(size) if seen.present[k]]
         names, matrix = [names[k] for k in here], matrix[np.ix_(here, here)]
-    if not np.isfinite(matrix).all():
+    if not np.isfinite(matrix.sum()) and not np.isfinite(matrix).all():
         diagonal: NDArray[np.bool_] = np.isfinite(matrix.diagonal())
         rows: NDArray[np.bool_] = np.isfinite(matrix).sum(axis=1) == len(names)
         fine: list[bool] = (rows if diagonal.all() else diagonal).tolist()
@@ -53,7 +53,7 @@ def gramian_of(rule: Weighting, seen: Seen) -> tuple[list[str], Array]:
             "on the shared parameters is NaN or infinite, or its square overflows."
         )
     squares = matrix.diagonal()
-    if (squares < 0).any():
+    if squares.size and squares.min() < 0:
         raise WeightingError(
             f"{who}: the diagonal of a Gramian cannot be negative; found {squares.min():g} "
             f"for {names[int(squares.argmin())]!r}."
@@ -71,8 +71,8 @@ def geometry(rule: Weighting, seen: Seen) -> Geometry:
         names, at, matrix = [names[k] for k in some], [at[k] for k in some], matrix[np.ix_(some, some)]
         squares = matrix.diagonal()
     norms = np.sqrt(squares)
-    cosines = (matrix / norms / norms[:, None]).clip(-1, 1)
-    np.fill_diagonal(cosines, 1)
+    cosines = np.maximum(np.minimum(matrix / norms / norms[:, None], 1), -1)
+    cosines.flat[:: len(norms) + 1] = 1
     return Geometry(names, norms, cosines, at)
 
 

@@ -112,7 +112,11 @@ class Stateful:
         names = memory.names + tuple(name for name in losses if name not in memory.names)
         held, state = dict.fromkeys(losses, 1.0), memory.state
         for part in shared:
-            seen = self._seen({name: losses[name] for name in part.names}, step, part)
+            if "losses" in self.rule.needs:
+                seen = self._seen({name: losses[name] for name in part.names}, step, part)
+            else:
+                here = (True,) * len(part.names)
+                seen = Seen(part.names, None, here, step, self.epochs, part.gramian, part.abs)
             weights, state = self.rule.weigh(seen, state)
             held.update(zip(part.names, weights.tolist(), strict=True))
         self._next = _Memory(names, state, held, 1)
