@@ -113,3 +113,16 @@ def test_what_does_not_converge_raises(solve, monkeypatch):
     monkeypatch.setattr(np.linalg, "solve", lambda a, b: np.full(np.shape(b), -1e-3))
     with pytest.raises(ConvergenceError):
         solve(np.array([[1.0, -0.4, 0.1], [-0.4, 1.0, -0.4], [0.1, -0.4, 1.0]]))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 1000.0])
+def test_nearly_opposite_gradients_have_a_fair_answer(alpha, ratio):
+    for exponent in np.linspace(-12, -4, 33):
+        cosine = -1 + 10**exponent
+        norms = np.array([1.0, ratio])
+        weights = _fair.fair_weights(np.array([[1.0, cosine], [cosine, 1.0]]), norms, alpha)
+        gramian = np.array([[1.0, cosine], [cosine, 1.0]]) * norms * norms[:, None]
+        if weights.any():
+            assert exponent > -10.5
+            np.testing.assert_allclose(gramian @ weights, weights ** (-1 / alpha), rtol=1e-4)

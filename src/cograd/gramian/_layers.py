@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cograd._graph import Node
 from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Gradients
 from cograd.gramian._gram import Coefficients, Gram, total
@@ -94,28 +95,6 @@ class Weight(Layer):
 
 
 @dataclass(slots=True)
-class Bias(Layer):
-    """A bias that is added to every row: its gradient is the sum of what arrives."""
-
-    _rows: Tensor | None = None
-
-    def saves(self, n: int) -> float:
-        """See :class:`Layer`."""
-        return float(all([tuple(self.leaf.shape) == use.shape[-1:] for use in self.uses]))
-
-    def add(self, gram: Gram, arrived: Sequence[Tensor]) -> None:
-        """See :class:`Layer`."""
-        self._rows = _at_least_float32(_joined(arrived, dim=1)).sum(1)
-        gram.add(self._rows)
-
-    def gradients(self, like: Coefficients) -> Gradients:
-        """See :class:`Layer`."""
-        assert self._rows is not None
-        rows, self._rows = self._rows, None
-        return [(self.leaf, total(rows, like))]
-
-
-@dataclass(slots=True)
 class Table(Layer):
     """A table of embeddings: each row gets what arrives where it was looked up, and few rows were."""
 
@@ -153,24 +132,24 @@ class Table(Layer):
         return [(self.leaf, torch.zeros_like(self.leaf, dtype=found.dtype).index_copy_(0, self._met, found))]
 
 
-_KINDS: dict[str, type[Layer]] = {"weight": Weight, "bias": Bias, "table": Table}
-
-
 def layers(cut: Cut, component: Component) -> list[Layer]:
     """The parameters of ``component`` that are cheaper without forming their gradients."""
-    n = len(component.losses)
     found: list[Layer] = []
+    biases: dict[Node, Tensor] = {}
     for leaf, places in zip(component.leaves, uses(cut.scope, component, {node for node, _ in cut.spots}), strict=True):
-        if places and len({use.kind for use in places}) == 1 and not (leaf._backward_hooks or leaf.is_complex()):
-            layer = _KINDS[places[0].role](leaf, places)
-            if layer.saves(n) > 0:
-                found.append(layer)
-    biases = {b.uses[0].node: b for b in found if isinstance(b, Bias) and len(b.uses) == 1}
+        if not places or len({use.kind for use in places}) > 1 or leaf._backward_hooks or leaf.is_complex():
+            continue
+        if places[0].role == "bias":
+            if len(places) == 1 and tuple(leaf.shape) == places[0].shape[-1:]:
+                biases[places[0].node] = leaf
+            continue
+        layer: Layer = Weight(leaf, places) if places[0].role == "weight" else Table(leaf, places)
+        if layer.saves(len(component.losses)) > 0:
+            found.append(layer)
     for layer in found:
-        if isinstance(layer, Weight) and len(layer.uses) == 1 and layer.uses[0].node in biases:
-            layer.bias = biases.pop(layer.uses[0].node).leaf
-    merged = {id(layer.bias) for layer in found if isinstance(layer, Weight)}
-    return [layer for layer in found if id(layer.leaf) not in merged]
+        if isinstance(layer, Weight) and len(layer.uses) == 1:
+            layer.bias = biases.get(layer.uses[0].node)
+    return found
 
 
 def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:

@@ -22,7 +22,7 @@ class NashMTL(Weighting):
     damped Newton method on a convex function.
 
     Where no direction improves every loss (opposite gradients, for instance: zero lies in their
-    hull, to within 1e-5 of their lengths) the bargain fails, and the paper's disagreement point is
+    hull, to within 1e-4 of their lengths) the bargain fails, and the paper's disagreement point is
     the answer: all weights are zero, and the shared parameters stand still. A plain sum that is
     zero is such a place. A loss without a gradient is left out with weight 1.
 

@@ -8,6 +8,9 @@ from cograd.errors import ConvergenceError
 from cograd.weighting._solvers._hull import lowest_in_hull
 from cograd.weighting._solvers._matrix import EPS, Array, length, semidefinite, vanishes
 
+NOTHING = 1e-8  # of the squared lengths: inner products of float32 gradients cannot tell less from zero
+PATIENCE = 40  # steps after which a residual of rounding will do, however large that is
+
 
 def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
     r"""The :math:`w > 0` with :math:`G w = w^{-1/\alpha}`, or zeros if no direction helps every loss.
@@ -34,12 +37,13 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         return float(z @ scaled @ z / 2 - target @ utility)
 
     for turn in range(500):
-        if vanishes(matrix, lengths * z, 1e-10) or (turn == 30 and _stationary(matrix)):
+        if vanishes(matrix, lengths * z, NOTHING) or (turn == 30 and _stationary(matrix)):
             return np.zeros(n)
         fair = target * z**-power
         gradient = scaled @ z - fair
         accurate = float(np.abs(gradient / fair).max())
-        if accurate <= max(1e-12, min(1e-7, float((rounding @ z / fair).max()))):
+        limit = float((rounding @ z / fair).max())  # below which the residual is rounding
+        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else limit):
             break
         hessian = scaled.copy()
         hessian.flat[:: n + 1] += power * fair / z
@@ -74,4 +78,4 @@ def as_long_as_the_sum(weights: Array, cosines: Array, norms: Array) -> Array:
 
 def _stationary(cosines: Array) -> bool:
     """Whether the hull of the gradients holds zero."""
-    return vanishes(cosines, lowest_in_hull(cosines, np.ones(len(cosines))), 1e-10)
+    return vanishes(cosines, lowest_in_hull(cosines, np.ones(len(cosines))), NOTHING)
