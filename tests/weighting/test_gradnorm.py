@@ -17,7 +17,7 @@ def look(losses, gramian=G, step=0, present=None, names=("a", "b")):
 def test_known_step():
     # Eq. 1-2 and Algorithm 1 by hand, cross-checked with SamsungLabs/MTL and NVIDIA/physicsnemo-sym
     state = {"weights": {"a": 1.3, "b": 0.7}, "first": {"a": 2.0, "b": 4.0}}
-    weights, after = GradNorm(alpha=1.5, lr=0.025).weigh(look([1.0, 3.5]), state)
+    weights, after = GradNorm(alpha=1.5, lr=0.025, scale="paper").weigh(look([1.0, 3.5]), state)
     assert weights.tolist() == pytest.approx([1.3, 0.7])
     assert list(after["weights"].values()) == pytest.approx([1.1659259164, 0.8340740836], abs=1e-9)
     assert after["first"] == {"a": 2.0, "b": 4.0}
@@ -31,11 +31,34 @@ def test_the_first_batch_has_ones_and_gives_the_first_values():
 
 
 def test_it_evens_out_the_norms():
-    rule, state = GradNorm(alpha=0.0, lr=1e-3), {}
-    for step in range(4000):
-        weights, state = rule.weigh(look([1.0, 1.0], step=step), state)
-    norms = weights * G.diagonal().sqrt()
-    assert norms[0].item() == pytest.approx(norms[1].item(), rel=0.02)
+    for rule in (GradNorm(alpha=0.0, lr=1e-3), GradNorm(alpha=0.0, lr=1e-3, scale="paper")):
+        state = {}
+        for step in range(4000):
+            weights, state = rule.weigh(look([1.0, 1.0], step=step), state)
+        norms = weights * G.diagonal().sqrt()
+        assert norms[0].item() == pytest.approx(norms[1].item(), rel=0.02)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e6])
+def test_it_evens_out_norms_of_any_scale_and_stays_there(ratio):
+    size = torch.tensor([1.0, ratio], dtype=torch.float64)
+    rule, state, late = GradNorm(alpha=0.0), {}, []
+    for step in range(1500):
+        weights, state = rule.weigh(look([1.0, 1.0], G * size * size[:, None], step), state)
+        if step > 1200:
+            norms = weights * size * G.diagonal().sqrt()
+            late.append((norms[0] / norms[1]).item())
+    assert 0.9 < min(late) <= max(late) < 1.1
+
+
+def test_no_scale_of_all_losses_matters():
+    weights = []
+    for size in (1.0, 1e3):
+        state = {}
+        for step in range(20):
+            last, state = GradNorm().weigh(look([2.0 * size, 4.0 * size], G * size**2, step), state)
+        weights.append(last)
+    torch.testing.assert_close(*weights)
 
 
 def test_every_nth_step():
@@ -47,7 +70,7 @@ def test_every_nth_step():
 
 
 def test_weights_stay_positive_and_sum_to_the_number_of_losses():
-    rule, state = GradNorm(lr=100.0), {}
+    rule, state = GradNorm(lr=100.0, scale="paper"), {}
     for step in range(50):
         weights, state = rule.weigh(look([2.0, 4.0], step=step), state)
         assert (weights > 0).all()
@@ -95,7 +118,7 @@ def test_it_resumes_from_a_file():
         torch.testing.assert_close(weights, expected[step], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"lr": -0.1}, {"every": 0}, {"every": 1.5}])
+@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"lr": -0.1}, {"every": 0}, {"every": 1.5}, {"scale": "mean"}])
 def test_what_it_refuses(options):
     with pytest.raises(WeightingError, match="GradNorm: "):
         GradNorm(**options)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cograd.errors import WeightingError
 from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, spread, stored
-from cograd.weighting._gramian import Array, gramian_of
+from cograd.weighting._gramian import Array, check_scale, gramian_of
 
 
 @final
@@ -20,19 +20,24 @@ class GradNorm(Weighting):
     r"""Learn weights whose gradient norms follow how far each loss has come.
 
     With :math:`n_i = w_i \|g_i\|` and :math:`r_i` the ratio :math:`L_i / L_i(0)` over its mean, one
-    step of gradient descent on :math:`\sum_i |n_i - \bar n\, r_i^\alpha|`, the goal held constant:
-    :math:`w_i \leftarrow w_i - \eta\, \|g_i\| \operatorname{sign}(n_i - \bar n\, r_i^\alpha)`. The
-    weights are then scaled to sum to the number of losses.
+    step of descent on :math:`\sum_i |n_i - \bar n\, r_i^\alpha|`, the goal held constant. The step
+    is taken in :math:`\log w_i`, relative to the mean norm:
+    :math:`\log w_i \leftarrow \log w_i - \eta\, (n_i / \bar n) \operatorname{sign}(n_i - \bar n\, r_i^\alpha)`,
+    so that no scale of the losses matters and weights stay positive. They are then scaled to sum to
+    the number of losses.
 
     A batch is weighted by what was learnt before it, so the first has ones. Balanced losses keep
-    ones. The step is in units of the gradients: scaling all of them scales the learning rate. A
-    weight falls at most to a tenth in a step, so it stays positive. A loss without a gradient has
-    norm 0 and keeps its weight up to the scaling; a first value of 0 counts as no progress.
+    ones. A loss without a gradient has norm 0 and keeps its weight up to the scaling; a first value
+    of 0 counts as no progress.
 
     Args:
         alpha: how strongly slower losses are pushed, >= 0.
         lr: the learning rate of the weights, >= 0.
         every: steps from one update to the next, >= 1.
+        scale: ``"paper"`` descends in w itself:
+            :math:`w_i \leftarrow w_i - \eta\, \|g_i\| \operatorname{sign}(\cdot)`. That step is in units of the
+            gradients, and swings for ever once they are long against :math:`1 / \eta`; there a weight
+            falls at most to a tenth in a step.
 
     State:
         ``weights``, ``first``: name -> weight, and magnitude of the first value.
@@ -44,18 +49,21 @@ class GradNorm(Weighting):
     References:
         Z. Chen et al., *GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
         Multitask Networks*, ICML 2018, Eq. 1-2 and Algorithm 1, https://arxiv.org/abs/1711.02257.
-        Deviations: norms over all shared parameters, not the last shared layer; plain descent.
+        Deviations: norms over all shared parameters, not the last shared layer; plain descent, and
+        in log w unless ``scale="paper"``.
     """
 
     alpha: float = 1.5
     lr: float = 0.025
     every: int = 1
+    scale: str = "sum"
     needs: ClassVar[frozenset[str]] = frozenset({"losses", "gramian"})
     remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self, "alpha")
         check_number(self, "lr")
+        check_scale(self, self.scale)
         if not isinstance(self.every, int) or self.every < 1:
             raise WeightingError(f"GradNorm: every must be an integer >= 1; found {self.every!r}.")
 
@@ -80,7 +88,10 @@ class GradNorm(Weighting):
         norms = weights * lengths
         ratio = np.divide(values, first, out=np.ones(len(values)), where=first > 0)
         pace = ratio / ratio.mean() if ratio.any() else np.ones(len(values))
-        slope = lengths * np.sign(norms - norms.mean() * pace**self.alpha)
-        moved = np.maximum(weights - self.lr * slope, weights / 10)
+        side = np.sign(norms - norms.mean() * pace**self.alpha)
+        if self.scale == "paper":
+            moved = np.maximum(weights - self.lr * lengths * side, weights / 10)
+        else:
+            moved = weights * np.exp(-self.lr * norms / (norms.mean() or 1.0) * side)
         scaled: Array = moved * (len(moved) / moved.sum())
         return scaled
