@@ -48,6 +48,10 @@ def lowest_in_hull(cosines: Array, norms: Array, pull: Array | None = None, reac
         z = pivot(matrix, -share)[0]
     if z.any():
         z /= share @ z
+        slopes = cosines @ z
+        norm = float(slopes @ z)
+        if pull is None and norm - float((slopes / share).min()) <= 1e-9 * norm:  # at most twice that above the minimum
+            return _alike(z, cosines, norms)
     else:
         start = int(np.argmin((offset + reach) / share))
         z[start] = 1 / share[start]
