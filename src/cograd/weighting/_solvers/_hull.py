@@ -117,8 +117,9 @@ def _towards_minimum(cosines: Array, share: Array, offset: Array, reach: float, 
 
 def _alike(z: Array, cosines: Array, norms: Array) -> Array:
     """Equal shares for equal gradients, between which the minimum cannot choose."""
-    equal = (cosines >= 1 - 8 * EPS) & (np.abs(norms - norms[:, None]) <= 8 * EPS * norms)
-    if np.count_nonzero(equal) == len(z):
+    parallel = cosines >= 1 - 8 * EPS
+    if np.count_nonzero(parallel) == len(z):
         return z
+    equal = parallel & (np.abs(norms - norms[:, None]) <= 8 * EPS * norms)
     shared: Array = (equal @ z) / equal.sum(axis=1)
     return shared

@@ -27,8 +27,10 @@ def semidefinite(cosines: Array) -> Array:
     """``cosines`` itself if it is positive semidefinite up to rounding, else the nearest such matrix."""
     if len(cosines) == 2 and abs(cosines[0, 1]) <= 1:
         return cosines
+    ridged = cosines.copy()
+    ridged.flat[:: len(cosines) + 1] += RIDGE
     try:
-        np.linalg.cholesky(cosines + RIDGE * np.eye(len(cosines)))
+        np.linalg.cholesky(ridged)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(cosines)
         nearest: Array = (vectors * values.clip(0)) @ vectors.T
