@@ -119,6 +119,6 @@ def test_the_version_is_a_string_of_three_numbers():
 
 
 def test_importing_is_lean():
-    heavy = ["sklearn", "matplotlib", "rich", "jsonargparse", "cograd.cli", "cograd.recipes"]
+    heavy = ["sklearn", "matplotlib", "rich", "jsonargparse", "cograd.cli", "cograd.recipes", "cograd.tracing"]
     code = f"import sys, cograd; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

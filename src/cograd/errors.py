@@ -17,6 +17,7 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     ├── GradModeError (RuntimeError)         a step where gradients are switched off
     ├── PartialStepError (RuntimeError)      an optimizer failed after parameters may have moved
     ├── StateError (ValueError)              a state_dict that does not fit
+    ├── DiagnosisError (ValueError)          a rule or a baseline that does not exist
     └── RecipeError (ValueError)             a recipe that does not exist
 
 A message names the thing, the requirement, what was found and what to do next.
@@ -102,6 +103,10 @@ class PartialStepError(CogradError, RuntimeError):
 
 class StateError(CogradError, ValueError):
     """A state_dict belongs to another configuration. Nothing was loaded."""
+
+
+class DiagnosisError(CogradError, ValueError):
+    """The doctor was asked for a rule that does not exist, or cannot read a baseline."""
 
 
 class RecipeError(CogradError, ValueError):

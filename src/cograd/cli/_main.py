@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 import cograd
-from cograd.cli import _demo, _recipe
+from cograd.cli import _demo, _doctor, _recipe
 from cograd.cli._parser import CommandError, subcommands
 from cograd.cli._parser import parser as make_parser
-from cograd.errors import RecipeError
+from cograd.errors import DiagnosisError, RecipeError
 
-_COMMANDS = {"demo": _demo, "recipe": _recipe}
+_COMMANDS = {"demo": _demo, "recipe": _recipe, "doctor": _doctor}
 _OPTIONAL = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: what was typed after ``cograd``; by default the process's own arguments.
 
     Returns:
-        The exit code: 0 for success, 1 if a recipe did no better than its trivial answer, 2 if the command
-        could not run as asked, 130 after Ctrl-C.
+        The exit code: 0 for success, 1 if a recipe did no better than its trivial answer or a script has faults,
+        2 if the command could not run as asked, 130 after Ctrl-C.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, and for arguments that do not parse.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = _COMMANDS[name].run(arguments[name])
         sys.stdout.flush()
-    except (CommandError, RecipeError) as error:
+    except (CommandError, RecipeError, DiagnosisError) as error:
         return _refused(str(error))
     except ModuleNotFoundError as error:
         package = _OPTIONAL.get((error.name or "").partition(".")[0])
@@ -66,4 +66,5 @@ Train several PyTorch models with several losses, each gradient where it belongs
 
 See it at work:       cograd demo gan
 Start from a recipe:  cograd recipe copy gan my_gan.py
+Check a script:       cograd doctor train.py
 """

@@ -1,0 +1,50 @@
+"""``backward()`` on a tensor without a graph.
+
+What it does:
+    Finds losses that were made from plain numbers, under ``no_grad``, or from cut values, and where they were cut.
+
+Why it is bad:
+    The script stops; or, for a new tensor that was made to require grad, runs and trains nothing.
+
+Example:
+    loss = torch.tensor(F.mse_loss(net(x), y).item(), requires_grad=True)
+    loss.backward()
+
+Use instead:
+    loss = F.mse_loss(net(x), y)
+    loss.backward()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cograd.diagnosis._finding import Finding, Related
+from cograd.diagnosis.rules import _cuts
+from cograd.tracing import Backward, Log, MadeLeaf, reached
+
+SEVERITY = "error"
+_ERROR = "does not require grad and does not have a grad_fn"
+
+
+def check(log: Log) -> Iterator[Finding]:
+    """Losses that are leaves, or have no graph."""
+    made = {event.value for event in log.of(MadeLeaf)}
+    for event in log.of(Backward):
+        leaf = event.leaf and not event.graph and not event.error and not event.reached & log.parameters.keys()
+        if (_ERROR not in event.error and not leaf) or made.intersection(event.roots):
+            continue
+        site, phrase = event.site, "it was not computed from parameters that require grad"
+        related: tuple[Related, ...] = (Related("backward", event.site),)
+        for root in event.roots:
+            wanted = reached(log.values, root, differentiable=False)
+            found = _cuts.cut(log.values, root, wanted)
+            site = log.values[root].site if found is None else found.value.site
+            if found is not None:
+                phrase, related = found.phrase, _cuts.story(event, found)
+        yield Finding(
+            site,
+            f"{event.loss} has no graph, so {event.site.text} trains nothing: {phrase}",
+            "compute the loss from the outputs of the model with differentiable operations",
+            related,
+        )

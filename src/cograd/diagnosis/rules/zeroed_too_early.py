@@ -1,0 +1,70 @@
+"""Gradients are cleared between the backward and the step.
+
+What it does:
+    Finds ``zero_grad`` calls that throw away gradients which the step after them was to apply: all of them, or those
+    of all micro-batches but the last.
+
+Why it is bad:
+    The step does nothing, or accumulation over micro-batches uses only the last of them.
+
+Example:
+    for part in batch.chunk(4):
+        optimizer.zero_grad()
+        loss(part).backward()
+    optimizer.step()
+
+Use instead:
+    optimizer.zero_grad()
+    for part in batch.chunk(4):
+        loss(part).backward()
+    optimizer.step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cograd.diagnosis._finding import Finding, Related
+from cograd.diagnosis.rules._naming import optimizer
+from cograd.tracing import Cleared, Log, Step
+
+SEVERITY = "warning"
+
+
+def check(log: Log) -> Iterator[Finding]:
+    """Clearings that drop what the next step lacks."""
+    told = set()
+    steps = log.of(Step)
+    for before, step in zip([None, *steps], steps, strict=False):
+        start = max((s.at for s in steps if s.optimizer == step.optimizer and s.at < step.at), default=0)
+        if step.optimizer in told or step.closure or (start == 0 and before is None and len(steps) > 1):
+            continue
+        held = log.optimizers[step.optimizer].parameters
+        dropped = [
+            (cleared, use) for cleared in log.of(Cleared) if start < cleared.at < step.at
+            for use in cleared.dropped if use.parameters & held and use.backward > start
+        ]  # fmt: skip
+        if not dropped:
+            continue
+        cleared, use = dropped[-1]
+        empty = not step.uses and not step.unknown
+        micro = [d for d in dropped if any(d[1].site == u.site for u in step.uses)]
+        if empty or (len(micro) > 1 and _regular(log, step, micro[0][1].site)):
+            told.add(step.optimizer)
+            cleared, use = dropped[-1] if empty else micro[0]
+            what = "all gradients" if empty else f"the gradients of {len(micro)} of {len(micro) + 1} backward passes"
+            yield Finding(
+                cleared.site,
+                f"{cleared.site.text} throws away {what} before {step.site.text} can apply them",
+                f"call it after {optimizer(log, step.optimizer)}.step(), or before the first backward",
+                (
+                    Related("backward", use.site, "computes them"),
+                    Related("zero_grad", cleared.site, "throws them away"),
+                    Related("step", step.site, "finds none" if empty else "finds only the last"),
+                ),
+            )
+
+
+def _regular(log: Log, step: Step, site: object) -> bool:
+    """Whether each step of the optimizer uses this backward only once, although it runs several times per step."""
+    return all(sum(u.site == site for u in s.uses) == 1 for s in log.of(Step) if s.optimizer == step.optimizer)

@@ -1,0 +1,203 @@
+"""Connects a recorder to torch, and takes it off again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from cograd.tracing._patches import Patches
+from cograd.tracing._recorder import Recorder
+
+Original = Callable[..., Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Record everything that happens inside."""
+    patches = Patches()
+    try:
+        _optimizers(recorder, patches)
+        _gradients(recorder, patches)
+        _modules(recorder, patches)
+        _precision(recorder, patches)
+        recorder.start_tape()
+        yield recorder
+    finally:
+        recorder.stop_tape()
+        patches.close()
+
+
+def _optimizers(recorder: Recorder, patches: Patches) -> None:
+    def before(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
+        if recorder.ours():
+            with recorder.guarded():
+                if not _closure(args, kwargs):
+                    recorder.before_step(optimizer, closure=False)
+
+    def after(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
+        if recorder.ours():
+            with recorder.guarded():
+                recorder.after_step(optimizer, closure=_closure(args, kwargs))
+
+    def made(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        with recorder.guarded():
+            if hasattr(args[0], "param_groups"):
+                recorder.made_optimizer(args[0])
+        return result
+
+    def clear(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        owner = recorder.optimizers.of(args[0])
+        held = [p for group in args[0].param_groups for p in group["params"]]
+        return recorder.clearing(held, owner, lambda: original(*args, **kwargs))
+
+    _hook(patches, register_optimizer_step_pre_hook(before))
+    _hook(patches, register_optimizer_step_post_hook(after))
+    patches.wrap(Optimizer, "__init__", made)
+    patches.wrap(Optimizer, "zero_grad", clear)
+
+
+def _closure(args: Args, kwargs: Kwargs) -> bool:
+    return callable(kwargs.get("closure")) or any(map(callable, args[1:]))
+
+
+def _gradients(recorder: Recorder, patches: Patches) -> None:
+    def backward(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        given = args[0] if args else kwargs.get("tensors", ())
+        roots = (given,) if isinstance(given, Tensor) else tuple(t for t in given if isinstance(t, Tensor))
+        named = dict(zip(("tensors", "grad_tensors", "retain_graph", "create_graph"), args, strict=False)) | kwargs
+        retain = bool(named.get("retain_graph") or named.get("create_graph"))
+        if not recorder.ours():
+            return original(*args, **kwargs)
+        return recorder.backward(roots, retain, lambda: original(*args, **kwargs))
+
+    def clip(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        given = args[0] if args else kwargs.pop("parameters")
+        parameters = [given] if isinstance(given, Tensor) else list(given)
+        with recorder.guarded():
+            recorder.grads.settle(recorder.known())
+        result = original(parameters, *args[1:], **kwargs)
+        with recorder.guarded():
+            recorder.grads.accept(recorder.known())
+            recorder.clipped(parameters)
+        return result
+
+    patches.wrap(torch.autograd, "backward", backward)
+    for name in ("clip_grad_norm_", "clip_grad_value_"):
+        patches.wrap(nn.utils, name, clip)
+
+
+def _modules(recorder: Recorder, patches: Patches) -> None:
+    def clear(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        return recorder.clearing(args[0].parameters(), None, lambda: original(*args, **kwargs))
+
+    def parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if value is not None and recorder.ours():
+            with recorder.guarded():
+                recorder.made_parameter(value)
+
+    def child(module: nn.Module, name: str, value: nn.Module | None) -> None:
+        if value is not None and recorder.ours():
+            with recorder.guarded():
+                recorder.replaced(module, name, value)
+                names = [key for key, known in module._modules.items() if known is value and key != name]
+                if names and any(True for _ in value.parameters()):
+                    recorder.aliased(value)
+
+    def deepcopy(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        if args and isinstance(args[0], nn.Module):
+            with recorder.guarded():
+                recorder.copied(args[0], result)
+        return result
+
+    def load(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        with recorder.guarded():
+            recorder.loaded(args[0].parameters())
+        return result
+
+    def switch(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+        with recorder.guarded():
+            recorder.flagged(args[0].parameters(), bool(on))
+        busy, recorder.tape.busy = recorder.tape.busy, True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            recorder.tape.busy = busy
+
+    def compiled(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        recorder.stop_tape()
+        recorder.tape.full = True
+        recorder.log.unchecked["cut-term"] = "operations are not followed beside torch.compile"
+        return original(*args, **kwargs)
+
+    _hook(patches, register_module_parameter_registration_hook(parameter))
+    _hook(patches, register_module_module_registration_hook(child))
+    patches.wrap(nn.Module, "zero_grad", clear)
+    patches.wrap(nn.Module, "load_state_dict", load)
+    patches.wrap(nn.Module, "requires_grad_", switch)
+    patches.wrap(nn.Module, "compile", compiled)
+    patches.wrap(torch, "compile", compiled)
+    patches.wrap(copy, "deepcopy", deepcopy)
+
+    def from_numpy(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        with recorder.guarded():
+            recorder.tape.link(args[0], result, "from_numpy")
+        return result
+
+    patches.wrap(torch, "from_numpy", from_numpy)
+
+
+def _precision(recorder: Recorder, patches: Patches) -> None:
+    scaler = torch.amp.GradScaler
+
+    def step(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        before, recorder.scaler = recorder.steps, True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            recorder.scaler = False
+        if recorder.steps == before and len(args) > 1:
+            with recorder.guarded():
+                recorder.skipped_step(args[1])
+        return result
+
+    def scale(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        with recorder.guarded():
+            if args[0].is_enabled():
+                recorder.scaled(result)
+        return result
+
+    def unscale(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        result = original(*args, **kwargs)
+        optimizer = args[1] if len(args) > 1 else kwargs["optimizer"]
+        with recorder.guarded():
+            recorder.unscaled.add(recorder.optimizers.of(optimizer))
+            recorder.grads.accept(recorder.held_by(optimizer))
+        return result
+
+    patches.wrap(scaler, "unscale_", unscale)
+    patches.wrap(scaler, "step", step)
+    patches.wrap(scaler, "scale", scale)
+
+
+def _hook(patches: Patches, handle: RemovableHandle) -> None:
+    patches.undo_with(handle.remove)

@@ -1,0 +1,105 @@
+"""What the script calls its models, parameters and optimizers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cograd.tracing._objects import Numbers
+
+_MANY = 200  # entries of one container that are looked at
+
+
+class Names:
+    """Names found in the variables of the user's frames, shortest first."""
+
+    def __init__(self, tensors: Numbers[Tensor], optimizers: Numbers[Optimizer]) -> None:
+        self._tensors, self._optimizers = tensors, optimizers
+        self._seen: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+        self.parameters: dict[int, tuple[str, str]] = {}  # -> model, name
+        self.optimizers: dict[int, str] = {}
+        self.unregistered: dict[int, str] = {}  # parameter -> the attribute that hides it
+        self.aliases: dict[str, str] = {}  # variable -> an older variable for the same module
+        self._roots: dict[int, weakref.ref[nn.Module]] = {}
+        self._variable: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+    def learn(self, frames: list[FrameType]) -> None:
+        """Look at the variables of these frames."""
+        for frame in frames:
+            self.learn_from(frame.f_locals)
+            if frame.f_globals is not frame.f_locals:
+                self.learn_from(frame.f_globals)
+
+    def learn_from(self, variables: Mapping[str, Any]) -> None:
+        """Look at these variables, and one level into what they hold."""
+        for name, thing in list(variables.items()):
+            if name.startswith("__"):
+                continue
+            for path, inner in _unpacked(name, thing):
+                self._name(path, inner)
+
+    def _name(self, path: str, thing: Any) -> None:
+        if isinstance(thing, nn.Module):
+            seen = self._seen.setdefault(thing, set())
+            mark = f"{path} {sum(1 for _ in thing.parameters())}"
+            if mark in seen and len(seen) < 9:
+                return
+            seen.add(mark)
+            first = self._variable.setdefault(thing, path)
+            if first != path:
+                self.aliases[path] = first
+            for below, parameter in thing.named_parameters():
+                self._offer(self._tensors.of(parameter), path, f"{path}.{below}")
+                self._roots.setdefault(self._tensors.of(parameter), weakref.ref(thing))
+            self._hidden(path, thing)
+        elif isinstance(thing, Optimizer):
+            self.optimizers.setdefault(self._optimizers.of(thing), path)
+        elif isinstance(thing, Tensor) and thing.is_leaf and (thing.requires_grad or isinstance(thing, nn.Parameter)):
+            self._offer(self._tensors.of(thing), path, path)
+
+    def _hidden(self, path: str, module: nn.Module) -> None:
+        registered = {id(p) for p in module.parameters()}
+        for where, inner in module.named_modules():
+            for attribute, held in list(vars(inner).items()):
+                if attribute.startswith("_") and attribute.endswith(("hooks", "modules", "parameters", "buffers")):
+                    continue
+                things = held.values() if isinstance(held, dict) else held if isinstance(held, (list, tuple)) else ()
+                for thing in list(things)[:_MANY]:
+                    found = thing.parameters() if isinstance(thing, nn.Module) else (thing,)
+                    name = ".".join(part for part in (path, where, attribute) if part)
+                    for p in found:
+                        if isinstance(p, nn.Parameter) and id(p) not in registered:
+                            self.unregistered.setdefault(self._tensors.of(p), name)
+                            self._offer(self._tensors.of(p), path, name)
+
+    def evaluating(self, parameters: frozenset[int]) -> bool:
+        """Whether all models of these parameters, as far as they are known, are in evaluation mode."""
+        models = [root() for n in parameters if (root := self._roots.get(n)) is not None]
+        return bool(models) and not any(model is None or model.training for model in models)
+
+    def _offer(self, parameter: int, model: str, name: str) -> None:
+        old = self.parameters.get(parameter)
+        if old is None or name.count(".") < old[1].count("."):
+            self.parameters[parameter] = model, name
+
+
+def _unpacked(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, (nn.Module, Optimizer, Tensor)):
+        yield name, thing
+    elif isinstance(thing, dict):
+        for key, inner in list(thing.items())[:_MANY]:
+            if isinstance(inner, (nn.Module, Optimizer)):
+                yield f"{name}[{key!r}]", inner
+    elif isinstance(thing, (list, tuple)):
+        for i, inner in enumerate(thing[:_MANY]):
+            if isinstance(inner, (nn.Module, Optimizer, nn.Parameter)):
+                yield f"{name}[{i}]", inner
+    else:
+        for key, inner in list(getattr(thing, "__dict__", {}).items())[:_MANY]:
+            if isinstance(inner, (nn.Module, Optimizer, nn.Parameter)):
+                yield (key if name == "self" else f"{name}.{key}"), inner

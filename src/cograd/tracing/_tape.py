@@ -1,0 +1,246 @@
+"""Follows data from parameters through the operations of the first iterations, also where gradients do not flow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cograd.tracing._objects import Numbers
+from cograd.tracing._sites import Site, here
+from cograd.tracing._values import ESCAPES, Value
+
+_MANY = 60_000  # values at most
+_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+_SILENT = frozenset({
+    "size", "dim", "numel", "nelement", "stride", "data_ptr", "element_size", "storage_offset", "is_contiguous",
+    "is_floating_point", "is_complex", "get_device", "type", "register_hook",
+    "register_post_accumulate_grad_hook", "backward", "retain_grad", "__len__", "__hash__", "__repr__",
+    "__format__", "__bool__", "__contains__", "is_same_size", "has_names", "is_inference", "is_sparse",
+    "allclose", "equal", "is_tensor", "untyped_storage", "__setstate__", "__reduce_ex__", "__deepcopy__",
+    "__dir__", "is_shared", "_is_view", "is_pinned", "__iter__", "zeros_like", "ones_like", "rand_like",
+    "randn_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
+    "share_memory_",
+})  # fmt: skip
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of an operation; that of the property for a getter or setter."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__"):
+        attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+        return f"{attribute}=" if name == "__set__" else attribute
+    return name
+
+
+class Tape(TorchFunctionMode):
+    """Records operations on what depends on a parameter. It runs each of them unchanged.
+
+    Args:
+        parameters: numbers of parameters.
+        clock: gives the place in the order of events, and the number of optimizer steps so far.
+        failed: called with an exception of the recording itself.
+        made_leaf: called with the tensor's value for each computed tensor that is made to require grad.
+        flagged: called with a parameter whose ``requires_grad`` was set.
+    """
+
+    def __init__(
+        self,
+        parameters: Numbers[Tensor],
+        clock: Callable[[], tuple[int, int]],
+        failed: Callable[[BaseException], None],
+        made_leaf: Callable[[int | None, bool], None],
+        flagged: Callable[[Tensor, bool], None],
+    ) -> None:
+        super().__init__()
+        self.values: dict[int, Value] = {}
+        self.busy = False  # inside a backward or a step, whose operations are torch's own
+        self.full = False
+        self._parameters, self._clock, self._failed = parameters, clock, failed
+        self._made_leaf, self._flagged = made_leaf, flagged
+        self._known: Numbers[Any] = Numbers()
+        self._pid = os.getpid()
+        self._leaves: dict[int, int] = {}  # parameter -> value
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run ``func``, and take note."""
+        kwargs = kwargs or {}
+        if self.busy or self.full or _elsewhere(self._pid):
+            return func(*args, **kwargs)
+        grad_mode = torch.is_grad_enabled()
+        result = func(*args, **kwargs)
+        try:
+            self._record(func, args, kwargs, result, grad_mode)
+        except Exception as error:
+            self._failed(error)
+        return result
+
+    def value_of(self, thing: Any) -> int | None:
+        """The value that an object is now."""
+        return self._known.get(thing)
+
+    def link(self, source: Any, result: Any, op: str) -> None:
+        """Note that ``result`` was made from ``source`` by something that the mode does not see."""
+        below = self._known.get(source)
+        if below is not None:
+            self._keep(result, op, here(), (below,), (), torch.is_grad_enabled(), ())
+
+    def _record(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, grad_mode: bool
+    ) -> None:
+        name = name_of(func)
+        if name in _SILENT or (getattr(func, "__name__", "") == "__get__" and name not in _PROPERTIES):
+            return
+        if name in ("requires_grad_", "requires_grad="):
+            on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
+            if isinstance(args[0], nn.Parameter):
+                self._flagged(args[0], on)
+            elif on and args[0].is_leaf:
+                self._made_leaf(self._known.get(args[0]), args[0].numel() == 1)
+            result = args[0]
+        tensors: list[Tensor] = []
+        numbers: list[float] = []
+        _sort(args, tensors, numbers)
+        _sort(kwargs.values(), tensors, numbers)
+        if name in ("data=", "grad="):
+            return
+        if not tensors:
+            if isinstance(result, Tensor) and result.requires_grad and result.is_leaf:
+                self._add(result, name, here(), (), (), grad_mode, tuple(numbers))
+            return
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            result = args[0] if result is None or name == "__setitem__" else result
+        inputs = tuple(dict.fromkeys(v for t in tensors if (v := self._input(t)) is not None))
+        if inputs:
+            site = here()
+            if site.via == "optim":
+                return
+            shapes = tuple(tuple(t.shape) for t in tensors)
+            self._keep(result, name, site, inputs, shapes, grad_mode, tuple(numbers))
+
+    def _input(self, tensor: Tensor) -> int | None:
+        value = self._known.get(tensor)
+        if tensor.is_leaf and (isinstance(tensor, nn.Parameter) or (tensor.requires_grad and value is None)):
+            return self._leaf(tensor)
+        if value is not None:
+            old = self.values.get(value)
+            if old is not None and tensor.requires_grad and not old.requires_grad:  # made by a custom Function
+                return self._add(tensor, old.op, old.site, (value,), (), True, (), restored=True)
+        elif tensor.grad_fn is not None:  # from an operation that the mode does not see
+            return self._add(tensor, "unseen", here(), tuple(self._leaves_below(tensor)), (), True, ())
+        return value
+
+    def _leaf(self, tensor: Tensor) -> int:
+        number = self._parameters.of(tensor)
+        value = self._leaves.get(number)
+        if value is not None and self.values[value].requires_grad == tensor.requires_grad:
+            return value
+        at, steps = self._clock()
+        value = len(self.values)
+        self.values[value] = Value(
+            value, "parameter", here(), (), tuple(tensor.shape), (), tensor.requires_grad, True, parameter=number,
+            at=at, steps=steps,
+        )  # fmt: skip
+        self._leaves[number] = value
+        return value
+
+    def _leaves_below(self, tensor: Tensor) -> Iterator[int]:
+        seen: set[Any] = set()
+        stack: list[Any] = [tensor.grad_fn]
+        while stack and len(seen) < 5000:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, Tensor) and leaf.is_leaf:
+                yield self._leaf(leaf)
+            stack += [n for n, _ in node.next_functions]
+
+    def _keep(
+        self, result: Any, op: str, site: Site, inputs: tuple[int, ...], shapes: tuple[tuple[int, ...], ...],
+        grad_mode: bool, numbers: tuple[float, ...],
+    ) -> None:  # fmt: skip
+        if isinstance(result, (tuple, list)) and op not in ESCAPES:
+            for inner in result:
+                self._keep(inner, op, site, inputs, shapes, grad_mode, numbers)
+        elif isinstance(result, Tensor) or op in ESCAPES or op == "from_numpy":
+            self._add(result, op, site, inputs, shapes, grad_mode, numbers)
+
+    def _add(
+        self, result: Any, op: str, site: Site, inputs: tuple[int, ...], shapes: tuple[tuple[int, ...], ...],
+        grad_mode: bool, numbers: tuple[float, ...], *, restored: bool = False,
+    ) -> int:  # fmt: skip
+        number = len(self.values)
+        at, steps = self._clock()
+        tensor = result if isinstance(result, Tensor) else None
+        node = None if tensor is None else tensor.grad_fn
+        if restored:  # gradients do flow below, whatever was recorded inside the Function
+            inputs = tuple(v.id for i in inputs for v in self._sources(i))
+        self.values[number] = Value(
+            number, op, site, inputs,
+            () if tensor is None else tuple(tensor.shape),
+            shapes,
+            tensor is not None and tensor.requires_grad,
+            grad_mode, numbers, _read(result), None,
+            None if node is None else node._sequence_nr(),
+            at, steps,
+            tensor is not None and not (tensor.is_floating_point() or tensor.is_complex()),
+            tensor is None or _finite(tensor),
+        )  # fmt: skip
+        self.full = number >= _MANY
+        if not isinstance(result, (bool, int, float, list, str, complex)):
+            self._known.set(result, number)
+        return number
+
+    def _sources(self, root: int) -> Iterator[Value]:
+        """The nearest differentiable values below one that was computed inside a custom Function."""
+        seen, stack = {root}, [root]
+        while stack:
+            value = self.values[stack.pop()]
+            if value.requires_grad:
+                yield value
+                continue
+            for i in value.inputs:
+                if i not in seen:
+                    seen.add(i)
+                    stack.append(i)
+
+
+def _elsewhere(pid: int) -> bool:
+    return (
+        os.getpid() != pid
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _sort(things: Iterable[Any], tensors: list[Tensor], numbers: list[float], depth: int = 0) -> None:
+    for thing in things:
+        if isinstance(thing, Tensor):
+            tensors.append(thing)
+        elif isinstance(thing, float):
+            numbers.append(thing)
+        elif isinstance(thing, (list, tuple)) and depth < 3:
+            _sort(thing[:2000], tensors, numbers, depth + 1)
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.numel() > 1 << 22:
+        return True
+    return tensor.device.type != "cpu" or bool(tensor.detach().isfinite().all())
+
+
+def _read(result: Any) -> float | None:
+    if isinstance(result, (bool, int, float)):
+        return float(result)
+    if not isinstance(result, Tensor) or result.numel() != 1 or result.layout is not torch.strided:
+        return None
+    return float(result.detach().item()) if result.device.type == "cpu" and result.is_floating_point() else None
