@@ -22,6 +22,10 @@ class Gramian:
         how: the engine that computed it, for each set of losses that share parameters.
 
     >>> gramian = Gramian(("a", "b"), torch.tensor([[4.0, -3.0], [-3.0, 9.0]]), ("rows",))
+    >>> print(gramian)
+    norms: a 2, b 3
+    cosines: a b -0.50
+    in conflict: a b
     >>> gramian.norms
     {'a': 2.0, 'b': 3.0}
     >>> gramian.cosines
@@ -51,6 +55,12 @@ class Gramian:
     def conflicts(self) -> tuple[tuple[str, str], ...]:
         """The pairs whose gradients point against each other: a negative inner product."""
         return tuple(pair for pair, cosine in self.cosines.items() if cosine < 0)
+
+    def __str__(self) -> str:
+        norms = ", ".join(f"{name} {norm:.3g}" for name, norm in self.norms.items())
+        cosines = ", ".join(f"{a} {b} {cosine:.2f}" for (a, b), cosine in self.cosines.items())
+        conflicts = ", ".join(f"{a} {b}" for a, b in self.conflicts)
+        return f"norms: {norms}\ncosines: {cosines}\nin conflict: {conflicts or 'none'}"
 
 
 def assembled(parts: list[tuple[tuple[str, ...], Tensor, str]]) -> Gramian | None:
