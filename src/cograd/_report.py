@@ -17,7 +17,8 @@ class Report:
 
     Attributes:
         losses: name -> raw loss.
-        weights: name -> the factor that its gradient was multiplied by.
+        weights: name -> the factor that its gradient was multiplied by; under a rule that looks at
+            gradients, on what it shares with other losses (elsewhere it has its fixed factor).
         plan: the backward passes that ran.
         models: the models that were updated.
         skipped: models whose turn it was, but of whose losses none was present.
