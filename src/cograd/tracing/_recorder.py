@@ -18,6 +18,7 @@ from cograd.tracing import _events as events
 from cograd.tracing import _log as log
 from cograd.tracing import _nodes
 from cograd.tracing._gradstate import Contribution, GradState
+from cograd.tracing._held import holding
 from cograd.tracing._log import FEW, Log
 from cograd.tracing._names import Names
 from cograd.tracing._objects import Numbers
@@ -52,6 +53,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._backwards: Counter[Site] = Counter()
+        self._blank: frozenset[int] = frozenset()
         self._stepped: Counter[int] = Counter()
         self._since: defaultdict[int, list[int]] = defaultdict(list)
         self._lines: dict[int, Site] = {}  # recent backward -> site
@@ -164,6 +166,7 @@ class Recorder:
         self._backwards[site] += 1
         known = self.known()
         self.grads.settle(known)
+        self._blank = frozenset(n for p, n in known if p.grad is None)
         for p, n in known:
             if n not in self._first_version:
                 self.number(p)
@@ -209,7 +212,7 @@ class Recorder:
                 at, site, loss, tuple(v for t in roots if (v := self.tape.value_of(t)) is not None),
                 tuple(roots[0].shape) if roots else (), any(t.grad_fn is not None for t in roots),
                 any(t.is_leaf for t in roots), value, reached,
-                frozenset(n for n, g in dense if not g.any()),
+                frozenset(n for n, g in dense if n in self._blank and not g.any()),
                 frozenset(n for n, g in dense if not g.isfinite().all()),
                 stale or (), freed, retain, "" if error is None else str(error), self.steps,
                 any(self._scaled.get(t) is not None for t in roots) if self.scaling else None,
@@ -256,6 +259,9 @@ class Recorder:
             )
         )  # fmt: skip
         self._since[n].clear()
+        if early:
+            for name, count, where in holding(user_frames()):
+                self.append(events.Held(self.tick(), where, name, count))
         self.unscaled.discard(n)
 
     def after_step(self, optimizer: Optimizer, closure: bool) -> None:

@@ -130,7 +130,7 @@ class Tape(TorchFunctionMode):
             return self._leaf(tensor)
         if value is not None:
             old = self.values.get(value)
-            if old is not None and tensor.requires_grad and not old.requires_grad:  # made by a custom Function
+            if old is not None and tensor.grad_fn is not None and not old.requires_grad:  # made by a custom Function
                 return self._add(tensor, old.op, old.site, (value,), (), True, (), restored=True)
         elif tensor.grad_fn is not None:  # from an operation that the mode does not see
             return self._add(tensor, "unseen", here(), tuple(self._leaves_below(tensor)), (), True, ())

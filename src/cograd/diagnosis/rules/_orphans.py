@@ -39,10 +39,10 @@ def orphans(log: Log) -> Iterator[Orphans]:
         used = stepped.get(event.at, frozenset())
         lost = event.reached - owned - told
         lost = frozenset(p for p in lost if p in log.parameters and _meant_to_train(log, p))
-        if not lost or not used:
+        by = _optimizer(log, event.at)
+        if not lost or by is None or (not used and event.reached - lost):
             continue
         told |= lost
-        by = _optimizer(log, event.at)
         groups: dict[tuple[str, str], set[int]] = {}
         for p in lost:
             groups.setdefault((log.parameters[p].model, log.unregistered.get(p, "")), set()).add(p)
@@ -55,14 +55,16 @@ def _meant_to_train(log: Log, number: int) -> bool:
     return known.trainable and known.registrable and known.alive and not known.loaded and not known.written
 
 
-def _optimizer(log: Log, backward: int) -> int:
+def _optimizer(log: Log, backward: int) -> int | None:
     """The optimizer that applied most of what this backward made."""
     counts: Counter[int] = Counter()
     for step in log.of(Step):
         for use in step.uses:
             if use.backward == backward:
                 counts[step.optimizer] += len(use.parameters)
-    return counts.most_common(1)[0][0]
+        if backward in step.since and not step.uses:
+            counts[step.optimizer] += 0
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _twin(log: Log, lost: frozenset[int], owned: frozenset[int]) -> Copied | Replaced | None:

@@ -30,6 +30,7 @@ from cograd.diagnosis.rules._terms import applied, taped, terms
 from cograd.tracing import Log, Site, reached
 
 SEVERITY = "error"
+COVERS = ("unreached-model", "unused-loss")
 _ACCIDENTS = ("sample", "number", "rewrap", "integer")
 
 

@@ -29,11 +29,15 @@ SEVERITY = "warning"
 def check(log: Log) -> Iterator[Finding]:
     """Optimizers none of whose steps applied anything."""
     trained = frozenset(p for event in log.of(Backward) for p in event.reached)
+    owned = frozenset(p for known in log.optimizers.values() for p in known.parameters)
     steps: dict[int, list[Step]] = {}
     for step in log.of(Step):
         steps.setdefault(step.optimizer, []).append(step)
     for number, taken in steps.items():
         held = log.optimizers[number].parameters
+        since = {at for s in taken for at in s.since}
+        if any(e.at in since and (not e.reached or e.reached - owned) for e in log.of(Backward)):
+            continue  # nothing was reached, or what no optimizer holds: other rules say why
         if len(taken) < 2 or held & trained or any(s.uses or s.unknown or s.closure or not s.empty for s in taken):
             continue
         yield Finding(

@@ -37,9 +37,10 @@ def check(log: Log) -> Iterator[Finding]:
             continue
         for i in value.inputs:
             old = values[i]
-            if old.requires_grad and old.site == value.site and old.steps < value.steps:
-                chains[value.site] = chains.get(value.site, 0) + 1
-                if chains[value.site] == _LINKS:
+            line = value.site.file, value.site.line
+            if old.requires_grad and (old.site.file, old.site.line) == line and old.steps < value.steps:
+                chains[line] = chains.get(line, 0) + 1
+                if chains[line] == _LINKS:
                     name = value.site.target or "this tensor"
                     yield Finding(
                         value.site,

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules import _cuts
-from cograd.tracing import Backward, Log, MadeLeaf, reached
+from cograd.tracing import Backward, Log, MadeLeaf, below, reached
 
 SEVERITY = "error"
 _ERROR = "does not require grad and does not have a grad_fn"
@@ -29,11 +29,17 @@ _ERROR = "does not require grad and does not have a grad_fn"
 
 def check(log: Log) -> Iterator[Finding]:
     """Losses that are leaves, or have no graph."""
-    made = {event.value for event in log.of(MadeLeaf)}
+    made = {event.value for event in log.of(MadeLeaf)} - {None}
+    told = set()
     for event in log.of(Backward):
         leaf = event.leaf and not event.graph and not event.error and not event.reached & log.parameters.keys()
-        if (_ERROR not in event.error and not leaf) or made.intersection(event.roots):
+        nothing = leaf or (not event.error and not event.reached and _of_new_leaf(log, event))
+        below_roots = {i for root in event.roots for v in below(log.values, root) for i in (v.id, *v.inputs)}
+        if made & below_roots:
+            told.add(event.site)
+        if (_ERROR not in event.error and not nothing) or event.site in told:
             continue
+        told.add(event.site)
         site, phrase = event.site, "it was not computed from parameters that require grad"
         related: tuple[Related, ...] = (Related("backward", event.site),)
         for root in event.roots:
@@ -48,3 +54,12 @@ def check(log: Log) -> Iterator[Finding]:
             "compute the loss from the outputs of the model with differentiable operations",
             related,
         )
+
+
+def _of_new_leaf(log: Log, event: Backward) -> bool:
+    """Whether the graph ends at tensors that were made from others and required grad from the start."""
+    ends = [v for root in event.roots for v in below(log.values, root, differentiable=True) if v.op in _NEW]
+    return bool(ends)
+
+
+_NEW = frozenset({"tensor", "as_tensor", "from_numpy"})

@@ -28,7 +28,7 @@ from cograd.diagnosis.rules._naming import models
 from cograd.tracing import Backward, Log, Step, reached
 
 SEVERITY = "error"
-COVERS = ("empty-step", "cut-term")
+COVERS = ("empty-step",)
 
 
 def check(log: Log) -> Iterator[Finding]:

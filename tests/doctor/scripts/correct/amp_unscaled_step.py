@@ -1,0 +1,19 @@
+"""A step that forgets the scaler."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+x, y = torch.randn(20, 4), torch.randn(20, 2)
+
+for _ in range(5):
+    optimizer.zero_grad()
+    scaler.scale(F.mse_loss(net(x), y)).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()

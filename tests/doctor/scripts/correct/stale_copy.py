@@ -1,0 +1,16 @@
+"""A head is exchanged for a new task."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+net[2] = nn.Linear(8, 4)
+optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+x, label = torch.randn(48, 5), torch.randint(0, 4, (48,))
+for _ in range(5):
+    loss = F.cross_entropy(net(x), label)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
