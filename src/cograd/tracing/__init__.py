@@ -1,5 +1,9 @@
 """Recording what a training script does with gradients: events, and the operations of the first iterations."""
 
+from cograd.tracing._cuts import Cut as Cut
+from cograd.tracing._cuts import cut as cut
+from cograd.tracing._cuts import cuts as cuts
+from cograd.tracing._cuts import lost as lost
 from cograd.tracing._events import Aliased as Aliased
 from cograd.tracing._events import Backward as Backward
 from cograd.tracing._events import Cleared as Cleared

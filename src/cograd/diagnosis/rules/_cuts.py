@@ -2,81 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from cograd.diagnosis._finding import Related
 from cograd.diagnosis.rules._terms import applied, sums, taped, terms
-from cograd.tracing import ESCAPES, Backward, Log, Site, Value, Values, below, reached
-
-_REWRAPS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "FloatTensor", "Tensor"})
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A place where a gradient stops.
-
-    Attributes:
-        value: the first value without gradient.
-        kind: what cut it, such as ``detach``.
-        phrase: the same in words, to be followed by the line.
-        path: the values from the loss, or one of its addends, down to the cut.
-    """
-
-    value: Value
-    kind: str
-    phrase: str
-    path: tuple[Value, ...]
-
-
-def cut(values: Values, root: int, wanted: Collection[int]) -> Cut | None:
-    """The cut nearest to ``root`` between it and a parameter in ``wanted``."""
-    above: dict[int, int | None] = {root: None}
-    queue = deque([root])
-    while queue:
-        value = values[queue.popleft()]
-        for i in value.inputs:
-            if i not in values:
-                continue
-            if not value.requires_grad and values[i].requires_grad:
-                if reached(values, i, differentiable=False).intersection(wanted):
-                    kind, phrase = _kind(value)
-                    return Cut(value, kind, phrase, _path(values, above, value.id))
-            elif i not in above and not values[i].parameter:
-                above[i] = value.id
-                queue.append(i)
-    return None
-
-
-def _path(values: Values, above: dict[int, int | None], last: int) -> tuple[Value, ...]:
-    path = []
-    at: int | None = last
-    while at is not None:
-        path.append(values[at])
-        at = above[at]
-    return tuple(reversed(path))
-
-
-def _kind(value: Value) -> tuple[str, str]:
-    if value.op in ("detach", "detach_"):
-        return "detach", "cut by detach()"
-    if value.op == "data":
-        return "data", "cut by .data"
-    if value.op in ESCAPES:
-        return "number", f"turned into a plain number or array by {value.op.strip('_')}"
-    if value.op == "grad":
-        return "grad", "a gradient without a graph: no create_graph"
-    if value.site.via == "distributions":
-        return "sample", "drawn by sample(), through which no gradient flows"
-    if value.op in _REWRAPS:
-        return "rewrap", "copied into a new tensor, without its graph"
-    if not value.grad_mode:
-        return "no_grad", "computed under no_grad"
-    if value.integer:
-        return "integer", f"made an integer or boolean by {value.op.strip('_')}"
-    return "other", f"cut by {value.op.strip('_')}"
+from cograd.tracing import ESCAPES, Backward, Cut, Log, Site, Value, below, cut, reached
 
 
 def primary(log: Log, found: Cut, backward: Backward) -> Site:
