@@ -941,6 +941,8 @@ def test_the_drop_in_forgets_what_a_refused_call_saw():
         (lambda: RunningStd(floor=-1.0), ["RunningStd", "floor", "-1.0"]),
         (lambda: FirstValue(floor=-1.0), ["FirstValue", "floor", "-1.0"]),
         (lambda: Stateful("log"), ["A weighting is a rule", "'log'"]),
+        (lambda: Stateful(FirstValue), ["the class FirstValue", "FirstValue()"]),
+        (lambda: Stateful(Stateful(FirstValue())), ["pass the bare rule: FirstValue("]),
         (lambda: Stateful(Greedy()), ["Greedy needs 'hessian'", "'gramian'"]),
         (lambda: Stateful(cograd.weighting.Log(), refresh=2), ["refresh=2", "Log needs none"]),
         (lambda: Stateful(cograd.weighting.FromGramian(len), refresh=0), ["refresh", "at least 1", "0"]),

@@ -184,10 +184,12 @@ class Joint:
     def __repr__(self) -> str:
         routes = [f"{loss} -> {', '.join(models)}" for loss, models in self._setup.trains.items()]
         phases = "; ".join(f"{i}. {phase}" for i, phase in enumerate(self.phases, 1))
+        rules = dict.fromkeys(repr(u.weights.balance.rule) for u in self._updates if u.weights.balance)
+        weighting = f"  weighting: {'; '.join(rules)}\n" if rules else ""
         return (
             f"Joint of {', '.join(self.models)}\n"
             f"  trains: {'; '.join(routes) or 'every loss trains what it reaches'}\n"
-            f"  phases: {phases}\n"
+            f"  phases: {phases}\n{weighting}"
             f"  steps: {self.steps}; updates: {', '.join(f'{n} {count}' for n, count in self.updates.items())}"
         )
 

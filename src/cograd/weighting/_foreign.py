@@ -104,7 +104,11 @@ def as_rule(rule: Any) -> Weighting:
         return rule
     if callable(rule) and not isinstance(rule, type):
         return FromGramian(rule)
+    if isinstance(rule, type) and issubclass(rule, Weighting):
+        found = f"the class {rule.__name__}. Make a rule of it: {rule.__name__}()."
+    else:
+        found = f"{rule!r}."
     raise WeightingError(
         "A weighting is a rule such as cograd.weighting.FirstValue(), or a function from a Gramian [K, K] to weights "
-        f"[K]; found {rule!r}."
+        f"[K]; found {found}"
     )

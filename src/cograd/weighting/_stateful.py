@@ -64,6 +64,11 @@ class Stateful:
     """
 
     def __init__(self, rule: Any, refresh: int = 1) -> None:
+        if isinstance(rule, Stateful):
+            raise WeightingError(
+                f"A state of its own is kept here, so pass the bare rule: {rule.rule!r}. (Stateful is for "
+                "cograd.backward; a Joint keeps one for each phase.)"
+            )
         self.rule: Weighting = as_rule(rule)
         if not isinstance(refresh, int) or refresh < 1:
             raise WeightingError(f"refresh must be a whole number of at least 1; found {refresh!r}.")
@@ -80,6 +85,10 @@ class Stateful:
         self.steps = 0
         self.epochs = 0
         self._memory = self._next = _Memory((), self.rule.init(()), {})
+
+    def __repr__(self) -> str:
+        refresh = f", refresh={self.refresh}" if self.refresh > 1 else ""
+        return f"Stateful({self.rule!r}{refresh})"
 
     @property
     def shares(self) -> bool:
