@@ -290,7 +290,7 @@ DECLARATIONS = {
     "weighting has a state already": (
         {"weighting": Stateful(FirstValue())},
         WeightingError,
-        ["A weighting is a rule such as cograd.weighting.FirstValue()", "found <cograd.weighting._stateful.Stateful"],
+        ["pass the bare rule: FirstValue(", "a Joint keeps one for each phase"],
     ),
     "a phase's weighting is zero": (
         {"phases": [Phase("gen"), Phase("disc", weighting=0)]},
