@@ -7,7 +7,7 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ class Run:
     log: Log
     steps: int
     code: int
+    variables: Mapping[str, Any]
 
 
 def run(
@@ -81,7 +82,7 @@ def run(
     log = recorder.finish(outcome, error, variables)
     if error is not None:
         print_traceback(error)
-    return Run(log, recorder.steps, code)
+    return Run(log, recorder.steps, code, variables)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
         _optimizers(recorder, patches)
         _gradients(recorder, patches)
         _modules(recorder, patches)
+        _fast_paths(recorder, patches)
         _precision(recorder, patches)
         recorder.start_tape()
         yield recorder
@@ -163,6 +164,21 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
         return result
 
     patches.wrap(torch, "from_numpy", from_numpy)
+
+
+def _fast_paths(recorder: Recorder, patches: Patches) -> None:
+    """Let attention choose its fast path in evaluation, which it does not under a mode, and whose rounding differs."""
+
+    def forward(original: Original, args: Args, kwargs: Kwargs) -> Any:
+        module = args[0]
+        graded = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        if module.training or graded or not recorder.taping_here():
+            return original(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return original(*args, **kwargs)
+
+    for kind in (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder):
+        patches.wrap(kind, "forward", forward)
 
 
 def _precision(recorder: Recorder, patches: Patches) -> None:

@@ -84,8 +84,13 @@ class Names:
 
     def _offer(self, parameter: int, model: str, name: str) -> None:
         old = self.parameters.get(parameter)
-        if old is None or name.count(".") < old[1].count("."):
+        if old is None or _rank(name, model) < _rank(old[1], old[0]):
             self.parameters[parameter] = model, name
+
+
+def _rank(name: str, model: str) -> tuple[bool, int]:
+    """A name through a module, with few dots, is best; a variable of a loop over parameters says little."""
+    return name == model, name.count(".")
 
 
 def _unpacked(name: str, thing: Any) -> Iterator[tuple[str, Any]]:

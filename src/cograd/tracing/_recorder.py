@@ -51,7 +51,7 @@ class Recorder:
         self.missing = _nodes.missing()
         self._at = 0
         self._lock = threading.RLock()
-        self._pid = os.getpid()
+        self._pid, self._thread = os.getpid(), threading.get_ident()
         self._backwards: Counter[Site] = Counter()
         self._blank: frozenset[int] = frozenset()
         self._stepped: Counter[int] = Counter()
@@ -72,15 +72,19 @@ class Recorder:
 
     def start_tape(self) -> None:
         """Begin to record operations."""
-        if not self._taping and not self.tape.full:
+        if not self._taping and not self.tape.full and threading.get_ident() == self._thread:
             self.tape.__enter__()  # type: ignore[no-untyped-call]
             self._taping = True
 
     def stop_tape(self) -> None:
         """Record operations no longer."""
-        if self._taping:
+        if self._taping and threading.get_ident() == self._thread:
             self.tape.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._taping = False
+
+    def taping_here(self) -> bool:
+        """Whether operations of this thread are being recorded."""
+        return self._taping and threading.get_ident() == self._thread
 
     def _made_leaf(self, value: int | None, scalar: bool) -> None:
         self.append(events.MadeLeaf(self.tick(), here(), value, scalar))

@@ -121,6 +121,8 @@ class Tape(TorchFunctionMode):
             site = here()
             if site.via == "optim":
                 return
+            if isinstance(result, nn.Parameter):  # written in place: it is the same parameter
+                return
             shapes = tuple(tuple(t.shape) for t in tensors)
             self._keep(result, name, site, inputs, shapes, grad_mode, tuple(numbers))
 
