@@ -69,20 +69,22 @@ class Expectations:
             check_mentions(self.setup.mentions, returned)
         self.setup.returned.update(returned)
         for model in self.trained:
-            if not any(self._concerns(name) and self._trains(name, model) for name in self.setup.returned):
+            if not any(self.concerns(name) and self.trains(name, model) for name in self.setup.returned):
                 raise PhaseError(
                     f"The phase '{self.phase}' updates {model!r}, but none of the losses "
                     f"{quoted(sorted(self.setup.returned))} trains it there. Declare one in trains, or take {model!r} "
                     "out of the phase. (A loss that is only sometimes there is returned as None when it is not.)"
                 )
-        self._met.update({name: self._concerns(name) for name in returned})
+        self._met.update({name: self.concerns(name) for name in returned})
 
-    def _concerns(self, loss: str) -> bool:
+    def concerns(self, loss: str) -> bool:
+        """May ``loss`` train one of the models of this phase?"""
         if self.phase.losses is not None and loss not in self.phase.losses:
             return False
-        return any(self._trains(loss, model) for model in self.trained)
+        return any(self.trains(loss, model) for model in self.trained)
 
-    def _trains(self, loss: str, model: str) -> bool:
+    def trains(self, loss: str, model: str) -> bool:
+        """May ``loss`` train ``model``?"""
         return loss not in self.setup.trains or model in self.setup.trains[loss]
 
     def take_part(self, losses: Mapping[str, Tensor]) -> None:
@@ -92,7 +94,7 @@ class Expectations:
 
     def sit_out(self, loss: str, error: Exception) -> None:
         """A loss without a graph may just concern the models that are frozen now. If not, raise ``error``."""
-        others = [e for e in self.siblings if e is not self and e._concerns(loss)]
+        others = [e for e in self.siblings if e is not self and e.concerns(loss)]
         if loss in self.setup.trains or not self._frozen or all(loss in e._idle - e._used for e in others):
             raise error
         self._idle.add(loss)
@@ -117,13 +119,15 @@ class Expectations:
     def _check_skipped(self, model: str, losses: Mapping[str, Tensor]) -> None:
         for name in losses:
             if name in self.setup.trains and model in self.setup.trains[name]:
-                raise UnreachedError(unreached(name, [model]))
-        mine = [name for name in self.setup.returned if self._concerns(name) and self._trains(name, model)]
+                raise unreached(name, [model])
+        mine = [name for name in self.setup.returned if self.concerns(name) and self.trains(name, model)]
         if all(name in losses or name in self._idle for name in mine):
             raise UnreachedError(
                 f"The phase '{self.phase}' updates {model!r}, but no gradient flows to it from any of its losses "
                 f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} "
-                "out."
+                "out.",
+                sorted(mine),
+                [model],
             )
 
     def check_parameters(self) -> None:

@@ -60,7 +60,8 @@ def no_graph(name: str, loss: Tensor) -> LossError:
     leaf = "is a leaf on which requires_grad was set by hand" if loss.requires_grad else "does not require grad"
     return LossError(
         f"loss {name!r} {leaf}, so it can train nothing. Look for what cut it from the models: detach(), .data, "
-        "no_grad, .item(), numpy, a tensor built anew. If it is absent from this batch, return None."
+        "no_grad, .item(), numpy, a tensor built anew. If it is absent from this batch, return None.",
+        [name],
     )
 
 

@@ -208,7 +208,7 @@ class Planner:
         for k, name in enumerate(names):
             missing = routes[k] & ~reach[k] if name in self.trains else 0
             if missing:
-                raise UnreachedError(unreached(name, [self.models[m] for m in bits(missing)]))
+                raise unreached(name, [self.models[m] for m in bits(missing)])
         for leaf in found.strays(self.group_of):
             raise RouteError(
                 f"A loss ({quoted(names)}) reaches a trainable parameter of shape {tuple(leaf.shape)} that belongs to "
@@ -217,12 +217,14 @@ class Planner:
             )
 
 
-def unreached(loss: str, models: Sequence[str]) -> str:
-    """The message for a loss that reaches no parameter of ``models``."""
-    return (
+def unreached(loss: str, models: Sequence[str]) -> UnreachedError:
+    """The error for a loss that reaches no parameter of ``models``."""
+    return UnreachedError(
         f"loss {loss!r} is declared to train {quoted(models)}, but no gradient flows from it to any parameter there. "
         "Look for what cuts the way from the model's output to the loss: detach(), .data, no_grad, .item(), numpy, "
-        "argmax, a tensor built anew. Or take the model out of trains."
+        "argmax, a tensor built anew. Or take the model out of trains.",
+        [loss],
+        models,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -24,6 +24,7 @@ from cograd._report import Report, weighted
 from cograd._representation import Representation
 from cograd._weights import Weight, Weights
 from cograd.errors import (
+    LossError,
     NonFiniteLossError,
     PartialStepError,
     RouteError,
@@ -66,6 +67,7 @@ class Update:
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
+        self._all = [module for name in models for module in models[name].modules()]
         self._with_buffers = with_buffers(models[name] for name in models)
         self._planner = Planner(self.trained, self.setup.trains)
         self._expect.bind(self.trained, self._others)
@@ -77,14 +79,15 @@ class Update:
             self._unchecked = ({}, {})
             self._check_finite(losses, weights, "one step ago; its update has been made")
         set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
-        again = self.weights.looks_back
-        rng = random_state() if again else None
+        rng = random_state()
         try:
             for p, _ in set_aside:
                 p.grad = None
             with self._freezing(self._still) if self._frozen or self._still else nullcontext():
                 report = self._step_by_closure(batch, step) if self.closure else self._step(batch, step)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, LossError | UnreachedError) and error.losses:
+                self._locate(error, batch, step, rng)
             for p in self._mine:
                 p.grad = None
             for p, g in set_aside:
@@ -102,20 +105,56 @@ class Update:
             self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
         self.weights.commit()
-        if rng is not None:
+        if self.weights.looks_back:
             self._look_back(batch, step, report, rng)
         return report
 
     def foresee(self, batch: Any, step: int) -> Plan:
         """The plan for ``batch``, without differentiating. Buffers and torch's RNG are put back."""
-        models = self.setup.models
-        with torch.random.fork_rng(), self._freezing([m for name in models for m in models[name].modules()]):
-            try:
-                losses, _ = self._evaluate(batch, step)
-            finally:
-                if self._representation:
-                    self._representation.forget()
-            return replace(self._planner.plan(losses), rule=self.weights.name if self.weights.shares else None)
+        rng = random_state()
+        try:
+            with replayed(rng), self._freezing(self._all):
+                try:
+                    losses, _ = self._evaluate(batch, step)
+                finally:
+                    if self._representation:
+                        self._representation.forget()
+                return replace(self._planner.plan(losses), rule=self.weights.name if self.weights.shares else None)
+        except (LossError, UnreachedError) as error:
+            if error.losses:
+                self._locate(error, batch, step, rng)
+            raise
+
+    def _locate(self, error: LossError | UnreachedError, batch: Any, step: int, rng: RandomState) -> None:
+        """Say in ``error`` where the gradient was cut, for which the losses are evaluated once more."""
+        from cograd._cause import cause  # only now: nothing is followed where nothing is wrong
+
+        named = getattr(error, "models", ()) or [
+            name for name in self.trained if any(self._expect.trains(loss, name) for loss in error.losses)
+        ]
+        wanted = {name: self.trained[name] for name in named}
+        try:
+            with replayed(rng), self._freezing(self._all):
+                found = cause(lambda: self.present(batch, step, error.losses), wanted)
+        except Exception as failure:
+            error.add_note(f"Where it was cut is unknown: evaluating the losses again raised {failure!r}.")
+        else:
+            error.args = (f"{error}{found}",)
+
+    def present(self, batch: Any, step: int, only: Collection[str] = ()) -> dict[str, Tensor]:
+        """The losses of this phase, also those without a graph. ``only`` some, and those before them."""
+        returned = check_mapping(self.setup.losses(self.setup.models, batch))
+        before = self.weights.before(returned, step)
+        missing, losses = set(only), {}
+        for name, value in returned.items():
+            if before[name] and self._expect.concerns(name):
+                loss = evaluate(name, value)
+                if loss is not None:
+                    losses[name] = loss
+                missing.discard(name)
+                if only and not missing:
+                    break
+        return {name: loss for name, loss in losses.items() if not only or name in only}
 
     def _step(self, batch: Any, step: int) -> Report:
         report = self._gradients(*self._evaluate(batch, step), step)
@@ -212,7 +251,7 @@ class Update:
             self._expect.check_parameters()
             raise
         for name in plan.idle:
-            self._expect.sit_out(name, UnreachedError(unreached(name, list(self.trained))))
+            self._expect.sit_out(name, unreached(name, list(self.trained)))
             del losses[name]
         self._expect.take_part(losses)
         values = {name: loss.detach() for name, loss in losses.items()}

@@ -64,7 +64,15 @@ class ConvergenceError(WeightingError, ArithmeticError):
 
 
 class LossError(CogradError, ValueError):
-    """A loss is not a scalar, floating tensor with a graph."""
+    """A loss is not a scalar, floating tensor with a graph.
+
+    Attributes:
+        losses: the losses without a graph, if that is what is wrong.
+    """
+
+    def __init__(self, message: str, losses: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.losses = tuple(losses)
 
 
 class NonFiniteLossError(LossError, FloatingPointError):
@@ -72,7 +80,16 @@ class NonFiniteLossError(LossError, FloatingPointError):
 
 
 class UnreachedError(CogradError, RuntimeError):
-    """A loss is declared to train a model of which it reaches no parameter."""
+    """A loss is declared to train a model of which it reaches no parameter.
+
+    Attributes:
+        losses: which losses.
+        models: which models; all that the losses train if empty.
+    """
+
+    def __init__(self, message: str, losses: Sequence[str] = (), models: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.losses, self.models = tuple(losses), tuple(models)
 
 
 class PassError(CogradError, RuntimeError):

@@ -18,6 +18,8 @@ from cograd.tracing._events import Replaced as Replaced
 from cograd.tracing._events import Stale as Stale
 from cograd.tracing._events import Step as Step
 from cograd.tracing._events import Use as Use
+from cograd.tracing._follow import Follower as Follower
+from cograd.tracing._follow import following as following
 from cograd.tracing._install import recording as recording
 from cograd.tracing._log import Log as Log
 from cograd.tracing._log import Optimizer as Optimizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cograd.tracing._sites import Site
 from cograd.tracing._values import ESCAPES, Value, Values, reached
 
-_REWRAPS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "FloatTensor", "Tensor"})
+_REWRAPS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "FloatTensor", "Tensor", "Parameter"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,10 @@ class Cut:
     def how(self) -> str:
         """What cut it, as it is written in code."""
         op = self.value.op.strip("_")
-        return {
-            "detach": "detach()",
-            "data": ".data",
-            "number": f"{op}()" if op in ("item", "tolist", "numpy") else f"a conversion, {op}",
-            "sample": "sample(), which is not differentiable",
-            "rewrap": f"a new tensor, {op}(...)",
-            "no_grad": "no_grad",
-            "integer": f"{op}(), whose result has no gradient",
-        }.get(self.kind, f"{op}()")
+        if self.kind == "rewrap":
+            return f"nn.{op}(), a copy" if op == "Parameter" else f"torch.{op}(), a copy"
+        known = {"data": ".data", "no_grad": "no_grad", "grad": "grad() without create_graph"}
+        return known.get(self.kind, "a NumPy array" if op == "array" else f"{op}()")
 
 
 def cut(values: Values, root: int, wanted: Collection[int]) -> Cut | None:

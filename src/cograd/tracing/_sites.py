@@ -44,6 +44,11 @@ class Site:
         return hash((self.file, self.line, self.text))
 
     @property
+    def place(self) -> str:
+        """File and line, the file as seen from the working directory."""
+        return f"{_seen_from_here(self.file)}:{self.line}"
+
+    @property
     def receiver(self) -> str:
         """What a method is called on: ``opt_d`` in ``opt_d.step()``; empty if it is no method call."""
         call = _expression(self.text)
@@ -70,6 +75,13 @@ class Site:
 
 
 NOWHERE = Site("", 0, "", "", "")
+
+
+def _seen_from_here(file: str) -> str:
+    try:
+        return str(Path(file).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return file
 
 
 @cache
