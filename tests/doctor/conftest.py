@@ -62,7 +62,7 @@ def _silently(work):
 def _examine(path, arguments, options):
     def work():
         ran = diagnosis.run(str(path), arguments, **options)
-        report = diagnosis.diagnose(ran)
+        report = diagnosis.diagnose(ran, perf=True)
         return _render.as_dict(report) | {"text": diagnosis.text(report), "code": ran.code, "events": len(ran.log)}
 
     result, out, err = _silently(work)

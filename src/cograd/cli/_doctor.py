@@ -22,6 +22,8 @@ def add(commands: Any, name: str) -> ArgumentParser:
     doctor.add_argument("--sarif", action="store_true", help="print the report as SARIF; the script prints to stderr")
     doctor.add_argument("--output", metavar="FILE", help="write the report to FILE, as JSON, or as SARIF with --sarif")
     doctor.add_argument("--steps", type=int, metavar="N", help="stop the script after N optimizer steps")
+    doctor.add_argument("--why", action="store_true", help="for each loss, where gradients are cut, also on purpose")
+    doctor.add_argument("--perf", action="store_true", help="also report work that is done and thrown away")
     doctor.add_argument("--select", action="append", metavar="RULE", help="only this rule; may be repeated")
     doctor.add_argument("--ignore", action="append", metavar="RULE", help="not this rule; may be repeated")
     doctor.add_argument("--baseline", metavar="FILE", help="leave out what an earlier report, in JSON, has found")
@@ -55,7 +57,9 @@ def run(arguments: Namespace) -> int:
     ran = diagnosis.run(
         arguments.script, words, module=arguments.module, steps=arguments.steps, stdout=sys.stderr if machine else None
     )
-    report = diagnosis.diagnose(ran, select=select, ignore=ignore, baseline=baseline)
+    report = diagnosis.diagnose(
+        ran, select=select, ignore=ignore, baseline=baseline, why=arguments.why, perf=arguments.perf
+    )
     written = diagnosis.as_sarif(report) if arguments.sarif else diagnosis.as_json(report)
     if arguments.output is not None:
         _write(Path(arguments.output), written)

@@ -127,6 +127,8 @@ def diagnose(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     baseline: set[tuple[str, str, str]] | None = None,
+    why: bool = False,
+    perf: bool = False,
 ) -> Report:
     """The report on a run.
 
@@ -135,10 +137,14 @@ def diagnose(
         select: only these rules; all if empty.
         ignore: not these.
         baseline: findings that are known already.
+        why: also say, for each loss, where the gradient to a model is cut on which it depends.
+        perf: also report work that is done and thrown away.
     """
     found: list[Finding] = [
-        f for f in findings(ran.log, select, ignore) if not suppressed(f) and fingerprint(f) not in (baseline or ())
+        f
+        for f in findings(ran.log, select, ignore, perf=perf)
+        if not suppressed(f) and fingerprint(f) not in (baseline or ())
     ]
     unchecked = [f"{rule}: {why}" for rule, why in ran.log.unchecked.items()]
     unchecked += [f"the recorder failed, so findings may be missing: {failure}" for failure in ran.log.failures]
-    return Report(tuple(found), routes(ran.log), ran.steps, ran.log.outcome, tuple(unchecked))
+    return Report(tuple(found), routes(ran.log, why=why), ran.steps, ran.log.outcome, tuple(unchecked))

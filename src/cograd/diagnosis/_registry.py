@@ -26,6 +26,7 @@ class Rule:
         severity: of its findings, unless one says otherwise.
         check: from a log to findings.
         page: its documentation.
+        perf: whether it is about time, and asked for with ``--perf``.
         covers: rules that stay silent about a line where this one spoke.
     """
 
@@ -34,6 +35,7 @@ class Rule:
     check: Callable[[Log], Iterator[Finding]]
     page: str
     covers: tuple[str, ...]
+    perf: bool
 
     @property
     def summary(self) -> str:
@@ -51,7 +53,9 @@ def every() -> dict[str, Rule]:
         module = importlib.import_module(f"{_package.__name__}.{info.name}")
         name = info.name.replace("_", "-")
         page = inspect.cleandoc(module.__doc__ or "")
-        found[name] = Rule(name, module.SEVERITY, module.check, page, getattr(module, "COVERS", ()))
+        found[name] = Rule(
+            name, module.SEVERITY, module.check, page, getattr(module, "COVERS", ()), hasattr(module, "PERF")
+        )
     return found
 
 
@@ -67,16 +71,21 @@ def known(names: Collection[str]) -> list[str]:
     return list(names)
 
 
-def findings(log: Log, select: Collection[str] = (), ignore: Collection[str] = ()) -> list[Finding]:
+def findings(
+    log: Log, select: Collection[str] = (), ignore: Collection[str] = (), *, perf: bool = False
+) -> list[Finding]:
     """What the rules find in ``log``, the worst first. One cause is one finding.
 
     Args:
         log: of a run.
         select: only these rules; all if empty.
         ignore: not these.
+        perf: also those that are about time.
     """
     found: list[Finding] = []
     for rule in every().values():
+        if rule.perf and not (perf or rule.name in select):
+            continue
         try:
             found += [replace(f, rule=rule.name, severity=f.severity or rule.severity) for f in rule.check(log)]
         except Exception as error:

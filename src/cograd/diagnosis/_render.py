@@ -56,6 +56,7 @@ def _routes(report: Report) -> list[str]:
     for route in report.routes:
         models = ", ".join(route.models) or "nothing"
         lines.append(f"  {route.loss:{width}}  -> {models}   ({_short(route.file)}:{route.line}, {route.times}x)")
+        lines += [f"    not {line}" for line in route.cuts]
     return lines
 
 
@@ -91,7 +92,14 @@ def as_dict(report: Report) -> dict[str, Any]:
             for f in report.findings
         ],
         "routes": [
-            {"loss": r.loss, "file": r.file, "line": r.line, "models": list(r.models), "times": r.times}
+            {
+                "loss": r.loss,
+                "file": r.file,
+                "line": r.line,
+                "models": list(r.models),
+                "times": r.times,
+                "cuts": list(r.cuts),
+            }
             for r in report.routes
         ],
         "steps": report.steps,

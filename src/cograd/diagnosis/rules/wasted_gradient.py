@@ -1,0 +1,51 @@
+"""Gradients are computed, and thrown away before any step applies them.
+
+What it does:
+    With ``--perf``: finds models whose gradients from one loss are cleared in each iteration without use.
+
+Why it is bad:
+    It is not wrong, and common in adversarial training. It costs time: the backward through those weights.
+
+Example:
+    g_loss.backward()  # also fills the gradients of the discriminator
+    opt_g.step()
+    opt_d.zero_grad()
+
+Use instead:
+    disc.requires_grad_(False)
+    g_loss.backward()
+    disc.requires_grad_(True)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from cograd.diagnosis._finding import Finding, Related
+from cograd.diagnosis.rules._naming import models
+from cograd.diagnosis.rules._terms import applied
+from cograd.tracing import Cleared, Log, Use
+
+SEVERITY = "info"
+PERF = True
+
+
+def check(log: Log) -> Iterator[Finding]:
+    """Gradients of one backward that are dropped again and again."""
+    dropped: defaultdict[object, list[tuple[Cleared, Use]]] = defaultdict(list)
+    used = applied(log)
+    for cleared in log.of(Cleared):
+        for use in cleared.dropped:
+            if not use.parameters & used.get(use.backward, frozenset()):
+                dropped[use.site].append((cleared, use))
+    for seen in dropped.values():
+        cleared, use = seen[0]
+        if len(seen) > 1:
+            name = models(log, use.parameters)
+            yield Finding(
+                use.site,
+                f"{use.site.text} computes gradients for {name} that no step applies",
+                f"freeze {name} during this backward, or name what to differentiate: backward(inputs=...)",
+                (Related("backward", use.site, "computes them"), Related("zero_grad", cleared.site, "drops them")),
+            )
