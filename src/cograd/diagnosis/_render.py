@@ -12,6 +12,7 @@ from cograd.diagnosis._registry import every
 from cograd.diagnosis._report import Report
 
 _COLOURS = {"error": "31", "warning": "33", "info": "36", "fix": "32", "bold": "1", "dim": "2"}
+_LONG = 60  # longer source lines do not push the notes of the others to the right
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
@@ -29,9 +30,10 @@ def text(report: Report, *, colour: bool = False) -> str:
         story = (*_own_line(finding), *finding.related)
         width = max(len(r.role) for r in story)
         place = max(len(_place(r, finding)) for r in story)
+        source = max((len(r.site.source) for r in story if r.note and len(r.site.source) <= _LONG), default=0)
         for r in story:
             note = f"    {paint(r.note, 'dim')}" if r.note else ""
-            lines.append(f"    {r.role:{width}}  {_place(r, finding):{place}}  {r.site.source}{note}")
+            lines.append(f"    {r.role:{width}}  {_place(r, finding):{place}}  {r.site.source:{source if note else 0}}{note}")
         lines.append(f"  {paint('fix', 'fix')}: {finding.fix}")
         blocks.append("\n".join(lines))
     if report.routes:
