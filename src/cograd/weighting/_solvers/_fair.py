@@ -43,7 +43,7 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         gradient = scaled @ z - fair
         accurate = float(np.abs(gradient / fair).max())
         limit = float((rounding @ z / fair).max())  # below which the residual is rounding
-        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else limit):
+        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else 10 * limit):
             break
         hessian = scaled.copy()
         hessian.flat[:: n + 1] += power * fair / z
