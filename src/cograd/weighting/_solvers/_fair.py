@@ -43,8 +43,10 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         gradient = scaled @ z - fair
         accurate = float(np.abs(gradient / fair).max())
         limit = float((rounding @ z / fair).max())  # below which the residual is rounding
-        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else 10 * limit):
+        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else limit):
             break
+        if turn > 3 * PATIENCE and accurate <= 1e-4:
+            break  # nearly opposite gradients: rounding lets no step improve on it
         hessian = scaled.copy()
         hessian.flat[:: n + 1] += power * fair / z
         step = np.linalg.solve(hessian, -gradient)
