@@ -12,6 +12,7 @@ from cograd import errors, weighting
 
 PUBLIC = [
     "CogradError",
+    "Explanation",
     "Joint",
     "Losses",
     "Models",
@@ -24,8 +25,10 @@ PUBLIC = [
     "alternate",
     "backward",
     "errors",
+    "explain",
     "grad",
     "gramian",
+    "record",
     "together",
     "weighting",
 ]

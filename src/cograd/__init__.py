@@ -2,7 +2,8 @@
 
 Declare models, losses and which loss trains which (``Joint``), or replace ``loss.backward()`` in a
 loop of your own (``backward``, ``grad``). ``weighting`` holds the rules for combining losses, and
-``gramian`` the ways to compare their gradients, for the rules that look at them.
+``gramian`` the ways to compare their gradients, for the rules that look at them. ``explain`` and
+``record`` say which loss trains which model, and where a gradient was cut.
 """
 
 from cograd import errors as errors
@@ -22,11 +23,15 @@ from cograd._plan import Plan as Plan
 from cograd._report import Report as Report
 from cograd._report import StepReport as StepReport
 from cograd.errors import CogradError as CogradError
+from cograd.explanation import Explanation as Explanation
+from cograd.explanation import explain as explain
+from cograd.explanation import record as record
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CogradError",
+    "Explanation",
     "Joint",
     "Losses",
     "Models",
@@ -39,8 +44,10 @@ __all__ = [
     "alternate",
     "backward",
     "errors",
+    "explain",
     "grad",
     "gramian",
+    "record",
     "together",
     "weighting",
 ]

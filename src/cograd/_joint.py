@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,10 +206,8 @@ class Joint:
             PartialStepError: an optimizer failed; every other error leaves its phase undone.
         """
         _need_grad_mode("step")
-        if self._flags() != self._bound_to:
-            self._bind()
         reports = []
-        for update in self._updates:
+        for update in self.updates_now():
             if update.phase.due(self.steps):
                 for _ in range(update.phase.repeat):
                     report = update(batch, self.steps)
@@ -262,6 +260,12 @@ class Joint:
             return StepPlan(tuple((update.phase, update.plan) for update in self._updates))
         _need_grad_mode("plan")
         return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self._updates))
+
+    def updates_now(self) -> Sequence[Update]:
+        """The phases with the parameters and flags as they are now: what a look at the joint starts from."""
+        if self._flags() != self._bound_to:
+            self._bind()
+        return tuple(self._updates)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the random state and the loader.

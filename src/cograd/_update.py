@@ -134,12 +134,28 @@ class Update:
         ]
         wanted = {name: self.trained[name] for name in named}
         try:
-            with replayed(rng), self._freezing(self._all):
+            with replayed(rng), self.held():
                 found = cause(lambda: self.present(batch, step, error.losses), wanted)
         except Exception as failure:
             error.add_note(f"Where it was cut is unknown: evaluating the losses again raised {failure!r}.")
         else:
             error.args = (f"{error}{found}",)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The other models are frozen, as in a step. All buffers are put back when done."""
+        with self._freezing(self._all):
+            yield
+
+    def factors(self, losses: Mapping[str, Tensor], step: int) -> dict[str, float]:
+        """The weights that a step would give ``losses``, whose graphs are kept, as is the state of the rule."""
+        before = self.weights.before(losses, step)
+        if not self.weights.shares or not losses:
+            return {name: float(w) for name, w in self.weights.of(losses, before, step).items()}
+        engine = None if isinstance(self.setup.gramian, At) else self.setup.gramian
+        group_of, still = self._planner.group_of, Statistics(self._with_buffers)
+        routes = self._routes(losses)
+        return balance(losses, self.weights, step, group_of, routes, engine, keep=True, statistics=still).weights
 
     def present(self, batch: Any, step: int, only: Collection[str] = ()) -> dict[str, Tensor]:
         """The losses of this phase, also those without a graph. ``only`` some, and those before them."""

@@ -1,0 +1,105 @@
+"""The routes as a picture: for Graphviz, and as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from cograd.explanation._table import percent, shown
+
+if TYPE_CHECKING:
+    from cograd.explanation._explanation import Cell, Part
+
+_ROW, _LEFT, _WIDE, _CHAR = 44, 24, 260, 8.5  # pixels: between rows, to the first box, between columns, per letter
+
+
+def _edges(part: Part) -> Iterator[tuple[str, str, Cell, str]]:
+    for (loss, model), cell in part.cells.items():
+        if shown(cell):
+            cut = next((cut for cut in part.cuts if (cut.loss, cut.model) == (loss, model)), None)
+            where = f"{cut.how} {cut.place}" if cut else ""
+            yield (
+                loss,
+                model,
+                cell,
+                where if not cell.reached else percent(cell.share) if cell.share is not None else "",
+            )
+
+
+def as_dot(parts: Sequence[Part]) -> str:
+    """A directed graph, a cluster for each part."""
+    lines = [
+        "digraph routes {",
+        "  rankdir=LR;",
+        "  node [fontname=Helvetica]; edge [fontname=Helvetica, fontsize=10];",
+    ]
+    for i, part in enumerate(parts):
+        lines += [f"  subgraph cluster_{i} {{", f"    label={_quoted(part.title)};"]
+        lines += [f"    {_quoted(f'{i} loss {k}')} [label={_quoted(k)}, shape=box];" for k in part.losses]
+        lines += [f"    {_quoted(f'{i} model {m}')} [label={_quoted(m)}, shape=ellipse];" for m in part.models]
+        for loss, model, cell, label in _edges(part):
+            style = {"color": "red", "style": "dashed", "arrowhead": "tee"} if not cell.reached else {}
+            if cell.reached:
+                style = {"style": "dotted"} if cell.share is None else {"penwidth": f"{_width(cell):.1f}"}
+            words = ", ".join(f"{key}={value}" for key, value in {"label": _quoted(label), **style}.items())
+            lines.append(f"    {_quoted(f'{i} loss {loss}')} -> {_quoted(f'{i} model {model}')} [{words}];")
+        lines.append("  }")
+    return "\n".join([*lines, "}"])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _width(cell: Cell) -> float:
+    return 1 + 4 * (cell.share or 0.0)
+
+
+def as_svg(parts: Sequence[Part]) -> str:
+    """Losses on the left, models on the right; wide lines carry much, broken ones are red."""
+    drawn: list[str] = []
+    names = [name for part in parts for name in (*part.losses, *part.models)]
+    box = int(max((len(name) for name in names), default=1) * _CHAR) + 20
+    top = 0
+    for part in parts:
+        drawn.append(_text(_LEFT, top + 24, part.title, "start", weight="bold"))
+        at = {("loss", k): top + 60 + _ROW * i for i, k in enumerate(part.losses)}
+        at |= {("model", m): top + 60 + _ROW * i for i, m in enumerate(part.models)}
+        for n, (loss, model, cell, label) in enumerate(_edges(part)):
+            drawn += _edge(box, at["loss", loss], at["model", model], cell, label, n)
+        for (kind, name), y in at.items():
+            x = _LEFT if kind == "loss" else _LEFT + box + _WIDE
+            round_by = 3 if kind == "loss" else 14
+            drawn.append(
+                f'<rect x="{x}" y="{y - 14}" width="{box}" height="28" rx="{round_by}" fill="white" stroke="black"/>'
+            )
+            drawn.append(_text(x + box / 2, y + 5, name, "middle"))
+        top = max([top + 60, *at.values()]) + 30
+    width = 2 * _LEFT + 2 * box + _WIDE
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}">'
+    return "\n".join([head, f'<rect width="{width}" height="{top}" fill="white"/>', *drawn, "</svg>"]) + "\n"
+
+
+def _edge(box: int, y1: int, y2: int, cell: Cell, label: str, n: int) -> Iterator[str]:
+    x1, x2 = _LEFT + box, _LEFT + box + _WIDE
+    colour = "black" if cell.reached else "firebrick"
+    dashes = "" if cell.share is not None else ' stroke-dasharray="2 4"' if cell.reached else ' stroke-dasharray="6 4"'
+    end = x2 if cell.reached else (x1 + x2) / 2
+    y = y2 if cell.reached else (y1 + y2) / 2
+    pen = f'stroke="{colour}" stroke-width="{_width(cell):.1f}"{dashes}'
+    yield f'<line x1="{x1}" y1="{y1}" x2="{end:g}" y2="{y:g}" {pen}/>'
+    if not cell.reached:
+        yield _text(end, y + 6, "\u00d7", "middle", colour, weight="bold")
+    if label:
+        part = (0.25, 0.4, 0.55)[n % 3] if cell.reached else 0.5
+        yield _text(x1 + part * (x2 - x1), y1 + part * (y2 - y1) - 6, label, "middle", colour, size=11)
+
+
+def _text(
+    x: float, y: float, text: str, anchor: str, colour: str = "black", size: int = 14, weight: str = "normal"
+) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-family="Helvetica, sans-serif" font-size="{size}" font-weight="{weight}" '
+        f'text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+    )
