@@ -46,8 +46,7 @@ def _optimizers(recorder: Recorder, patches: Patches) -> None:
     def before(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
         if recorder.ours():
             with recorder.guarded():
-                if not _closure(args, kwargs):
-                    recorder.before_step(optimizer, closure=False)
+                recorder.before_step(optimizer, closure=_closure(args, kwargs))
 
     def after(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
         if recorder.ours():
@@ -144,7 +143,7 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
 
     def compiled(original: Original, args: Args, kwargs: Kwargs) -> Any:
         recorder.stop_tape()
-        recorder.tape.full = True
+        recorder.tape.off = True
         recorder.log.unchecked["cut-term"] = "operations are not followed beside torch.compile"
         return original(*args, **kwargs)
 

@@ -6,7 +6,7 @@ import os
 import threading
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,8 @@ class Recorder:
         self._backwards: Counter[Site] = Counter()
         self._blank: frozenset[int] = frozenset()
         self._stepped: Counter[int] = Counter()
+        self._skipped: Counter[int] = Counter()
+        self._open: defaultdict[int, list[tuple[int, set[int]]]] = defaultdict(list)  # thread -> steps that are running
         self._since: defaultdict[int, list[int]] = defaultdict(list)
         self._lines: dict[int, Site] = {}  # recent backward -> site
         self._written: dict[int, tuple[int, int, Site, int]] = {}  # address -> sequence, parameter, step, optimizer
@@ -72,15 +74,14 @@ class Recorder:
 
     def start_tape(self) -> None:
         """Begin to record operations."""
-        if not self._taping and not self.tape.full and threading.get_ident() == self._thread:
-            self.tape.__enter__()  # type: ignore[no-untyped-call]
+        if not (self._taping or self.tape.full or self.tape.off) and threading.get_ident() == self._thread:
+            self.tape.attach()
             self._taping = True
 
     def stop_tape(self) -> None:
         """Record operations no longer."""
         if self._taping and threading.get_ident() == self._thread:
-            self.tape.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._taping = False
+            self._taping = not self.tape.detach()
 
     def taping_here(self) -> bool:
         """Whether operations of this thread are being recorded."""
@@ -243,11 +244,25 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """An optimizer is about to step."""
-        self._record_step(optimizer, closure)
+        self._open[threading.get_ident()].append((self.optimizers.of(optimizer), set()))
+        if not closure:
+            self._record_step(optimizer, closure, frozenset())
 
-    def _record_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def _inside(self, optimizer: int, written: Iterable[int]) -> set[int]:
+        """What steps inside this one have stepped, such as that of an optimizer which it wraps."""
+        running = self._open[threading.get_ident()]
+        inner: set[int] = set()
+        while running:
+            number, inner = running.pop()
+            if number == optimizer:
+                break
+        for _, within in running:
+            within.update(written)
+        return inner
+
+    def _record_step(self, optimizer: Optimizer, closure: bool, inner: Collection[int]) -> None:
         site, n = here(), self.optimizers.of(optimizer)
-        held = self.held_by(optimizer)
+        held = [(p, k) for p, k in self.held_by(optimizer) if k not in inner]
         self.grads.settle(held)
         graded = [number for p, number in held if p.grad is not None]
         uses = self.grads.uses(graded, n)
@@ -270,11 +285,12 @@ class Recorder:
 
     def after_step(self, optimizer: Optimizer, closure: bool) -> None:
         """An optimizer has stepped."""
-        if closure:
-            self._record_step(optimizer, closure)
         site, n = here(), self.optimizers.of(optimizer)
         held = self.held_by(optimizer)
-        graded = [(p, number) for p, number in held if p.grad is not None]
+        inner = self._inside(n, {k for p, k in held if p.grad is not None})
+        if closure and not (inner and inner.issuperset(k for _, k in held)):
+            self._record_step(optimizer, closure, inner)
+        graded = [(p, number) for p, number in held if p.grad is not None and number not in inner]
         self.grads.apply([number for _, number in graded], n)
         now = 0 if self.missing else _nodes.sequence()
         for p, number in graded:
@@ -297,6 +313,7 @@ class Recorder:
     def skipped_step(self, optimizer: Optimizer) -> None:
         """A GradScaler did not step, because a gradient was not finite."""
         self.grads.apply([n for _, n in self.held_by(optimizer)], self.optimizers.of(optimizer))
+        self._skipped[self.optimizers.of(optimizer)] += 1
 
     def clearing(self, parameters: Iterable[Tensor], owner: int | None, run: Callable[[], Any]) -> Any:
         """Record that ``run`` clears the gradients of ``parameters``."""
@@ -382,7 +399,9 @@ class Recorder:
                 for n, shape in self._shapes.items()
             }  # fmt: skip
             self.log.optimizers = {
-                n: log.Optimizer(self.names.optimizers.get(n, kind), kind, site, self._held[n], self._stepped[n])
+                n: log.Optimizer(
+                    self.names.optimizers.get(n, kind), kind, site, self._held[n], self._stepped[n] + self._skipped[n]
+                )
                 for n, (kind, site) in self._kinds.items()
             }
         self.log.values = self.tape.values

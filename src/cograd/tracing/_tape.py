@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 
 from cograd.tracing._objects import Numbers
 from cograd.tracing._sites import Site, here
@@ -60,6 +61,7 @@ class Tape(TorchFunctionMode):
         self.values: dict[int, Value] = {}
         self.busy = False  # inside a backward or a step, whose operations are torch's own
         self.full = False
+        self.off = False
         self._parameters, self._clock, self._failed = parameters, clock, failed
         self._made_leaf, self._flagged = made_leaf, flagged
         self._known: Numbers[Any] = Numbers()
@@ -71,7 +73,7 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         """Run ``func``, and take note."""
         kwargs = kwargs or {}
-        if self.busy or self.full or _elsewhere(self._pid):
+        if self.busy or self.full or self.off or _elsewhere(self._pid):
             return func(*args, **kwargs)
         grad_mode = torch.is_grad_enabled()
         result = func(*args, **kwargs)
@@ -80,6 +82,18 @@ class Tape(TorchFunctionMode):
         except Exception as error:
             self._failed(error)
         return result
+
+    def attach(self) -> None:
+        """Go below the modes that the script has entered, which it leaves from the top; devices stay at the bottom."""
+        modes = _unstack()
+        devices = sum(isinstance(mode, DeviceContext) for mode in modes)
+        _restack([*modes[:devices], self, *modes[devices:]])
+
+    def detach(self) -> bool:
+        """Leave, whatever the script has entered since. False within an operation that it runs: try again later."""
+        modes = _unstack()
+        _restack([mode for mode in modes if mode is not self])
+        return self in modes
 
     def value_of(self, thing: Any) -> int | None:
         """The value that an object is now."""
@@ -213,6 +227,19 @@ class Tape(TorchFunctionMode):
                 if i not in seen:
                     seen.add(i)
                     stack.append(i)
+
+
+def _unstack() -> list[TorchFunctionMode]:
+    """Take all modes off, the bottom first."""
+    modes = []
+    while len(overrides._get_current_function_mode_stack()):
+        modes.append(overrides._pop_mode())
+    return modes[::-1]
+
+
+def _restack(modes: Iterable[TorchFunctionMode]) -> None:
+    for mode in modes:
+        overrides._push_mode(mode)
 
 
 def _elsewhere(pid: int) -> bool:

@@ -37,6 +37,8 @@ def check(log: Log) -> Iterator[Finding]:
             continue
         for i in value.inputs:
             old = values[i]
+            if old.op == "parameter":
+                continue
             line = value.site.file, value.site.line
             if old.requires_grad and (old.site.file, old.site.line) == line and old.steps < value.steps:
                 chains[line] = chains.get(line, 0) + 1
