@@ -33,7 +33,9 @@ def text(report: Report, *, colour: bool = False) -> str:
         source = max((len(r.site.source) for r in story if r.note and len(r.site.source) <= _LONG), default=0)
         for r in story:
             note = f"    {paint(r.note, 'dim')}" if r.note else ""
-            lines.append(f"    {r.role:{width}}  {_place(r, finding):{place}}  {r.site.source:{source if note else 0}}{note}")
+            lines.append(
+                f"    {r.role:{width}}  {_place(r, finding):{place}}  {r.site.source:{source if note else 0}}{note}"
+            )
         lines.append(f"  {paint('fix', 'fix')}: {finding.fix}")
         blocks.append("\n".join(lines))
     if report.routes:

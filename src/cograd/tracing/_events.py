@@ -168,11 +168,13 @@ class Cleared(Event):
         owner: the optimizer, or None for a module.
         parameters: whose gradients.
         dropped: gradients that no step had applied.
+        moved: whether the script wrote the parameters itself since their last backward.
     """
 
     owner: int | None
     parameters: frozenset[int]
     dropped: tuple[Use, ...]
+    moved: bool = False
 
     @property
     def subject(self) -> Hashable:

@@ -53,6 +53,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._backwards: Counter[Site] = Counter()
+        self._versions: dict[int, int] = {}  # of the parameters that the last backward reached
+        self._by_hand: set[int] = set()
         self._blank: frozenset[int] = frozenset()
         self._stepped: Counter[int] = Counter()
         self._skipped: Counter[int] = Counter()
@@ -67,7 +69,9 @@ class Recorder:
         self._first_version: dict[int, int] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._step_sites: dict[int, Site] = {}
-        self.tape = Tape(self.numbers, lambda: (self._at, self.steps), self.failed, self._made_leaf, self._flag)
+        self.tape = Tape(
+            self.numbers, lambda: (self._at, self.steps), self.failed, self._made_leaf, self._flag, self._wrote
+        )
         self._taping = False
 
     # -- the tape
@@ -92,6 +96,10 @@ class Recorder:
 
     def _flag(self, parameter: Tensor, on: bool) -> None:
         self.flagged([parameter], on)
+
+    def _wrote(self, parameter: int, tensor: Tensor) -> None:
+        if self.steps or self._backwards:
+            self._by_hand.add(parameter)
 
     # -- events
 
@@ -205,6 +213,7 @@ class Recorder:
             freed = None if mark is None else (mark[0], self._lines.get(mark[1], NOWHERE))
         known = self.known()
         reached = self.grads.added(known, Contribution(at, site, loss))
+        self._versions = {n: p._version for p, n in known if n in reached} if early else {}
         value = self._scalar(roots)
         look = early or (value is not None and value - value != 0)
         grads = [(n, p.grad) for p, n in known if n in reached and p.grad is not None] if look else []
@@ -317,17 +326,18 @@ class Recorder:
 
     def clearing(self, parameters: Iterable[Tensor], owner: int | None, run: Callable[[], Any]) -> Any:
         """Record that ``run`` clears the gradients of ``parameters``."""
-        site = here()
+        site, moved = here(), False
         held: list[tuple[Tensor, int]] = []
         dropped: tuple[events.Use, ...] = ()
         with self.guarded():
             held = [(p, self.number(p)) for p in parameters]
             self.grads.settle(held)
             dropped = tuple(u for u in self.grads.uses([n for _, n in held], None) if u.again == 0)
+            moved = bool(dropped) and any(p._version != self._versions.get(n, p._version) for p, n in held)
         result = run()
         with self.guarded():
             self.grads.clear(held)
-            self.append(events.Cleared(self.tick(), site, owner, frozenset(n for _, n in held), dropped))
+            self.append(events.Cleared(self.tick(), site, owner, frozenset(n for _, n in held), dropped, moved))
         return result
 
     def clipped(self, parameters: list[Tensor]) -> None:
@@ -380,6 +390,10 @@ class Recorder:
         """Values were loaded from a state dict."""
         self._loaded.update(self.number(p) for p in parameters)
 
+    def _moved(self, number: int, parameter: Tensor) -> bool:
+        """Whether a parameter was written since its first gradient, by other than an optimizer."""
+        return number in self._by_hand or parameter._version > self._first_version.get(number, 1 << 60)
+
     # -- the end
 
     def finish(self, outcome: str, error: BaseException | None, variables: dict[str, Any]) -> Log:
@@ -393,7 +407,7 @@ class Recorder:
                 n: log.Parameter(
                     self.names.parameters.get(n, ("", ""))[1], self.names.parameters.get(n, ("", ""))[0], shape,
                     self._made.get(n, NOWHERE), n in alive and alive[n].requires_grad, n in self._step_sites,
-                    n in alive and n not in stepped and alive[n]._version > self._first_version.get(n, 1 << 60),
+                    n in alive and n not in stepped and self._moved(n, alive[n]),
                     n in self._loaded, isinstance(alive.get(n), nn.Parameter), n in alive,
                 )
                 for n, shape in self._shapes.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from cograd.tracing._sites import Site, here
 from cograd.tracing._values import ESCAPES, Value
 
 _MANY = 60_000  # values at most
+_BACK = 50  # readings of values that a new tensor may be made of
+_REWRAPS = frozenset({"tensor", "as_tensor", "asarray"})
 _PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
 _SILENT = frozenset({
     "size", "dim", "numel", "nelement", "stride", "data_ptr", "element_size", "storage_offset", "is_contiguous",
@@ -47,6 +50,7 @@ class Tape(TorchFunctionMode):
         failed: called with an exception of the recording itself.
         made_leaf: called with the tensor's value for each computed tensor that is made to require grad.
         flagged: called with a parameter whose ``requires_grad`` was set.
+        wrote: called with a parameter that was written through another tensor of its memory, and that tensor.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Tape(TorchFunctionMode):
         failed: Callable[[BaseException], None],
         made_leaf: Callable[[int | None, bool], None],
         flagged: Callable[[Tensor, bool], None],
+        wrote: Callable[[int, Tensor], None] = lambda number, tensor: None,
     ) -> None:
         super().__init__()
         self.values: dict[int, Value] = {}
@@ -63,10 +68,11 @@ class Tape(TorchFunctionMode):
         self.full = False
         self.off = False
         self._parameters, self._clock, self._failed = parameters, clock, failed
-        self._made_leaf, self._flagged = made_leaf, flagged
+        self._made_leaf, self._flagged, self._wrote = made_leaf, flagged, wrote
         self._known: Numbers[Any] = Numbers()
         self._pid = os.getpid()
         self._leaves: dict[int, int] = {}  # parameter -> value
+        self._escapes: deque[int] = deque(maxlen=_BACK)
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,8 +108,14 @@ class Tape(TorchFunctionMode):
     def link(self, source: Any, result: Any, op: str) -> None:
         """Note that ``result`` was made from ``source`` by something that the mode does not see."""
         below = self._known.get(source)
-        if below is not None:
-            self._keep(result, op, here(), (below,), (), torch.is_grad_enabled(), ())
+        inputs = self._escaped() if below is None else (below,)
+        if inputs:
+            self._keep(result, op, here(), inputs, (), torch.is_grad_enabled(), ())
+
+    def _escaped(self) -> tuple[int, ...]:
+        """What was turned into arrays and numbers since the last step: any of it may come back in a new tensor."""
+        steps = self._clock()[1]
+        return tuple(v for v in self._escapes if self.values[v].steps == steps)[-_BACK:]
 
     def _record(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, grad_mode: bool
@@ -125,11 +137,14 @@ class Tape(TorchFunctionMode):
         if name in ("data=", "grad="):
             return
         if not tensors:
-            if isinstance(result, Tensor) and result.requires_grad and result.is_leaf:
-                self._add(result, name, here(), (), (), grad_mode, tuple(numbers))
+            if isinstance(result, Tensor) and name in _REWRAPS:
+                inputs = self._escaped()
+                if inputs or result.requires_grad:
+                    self._add(result, name, here(), inputs, (), grad_mode, tuple(numbers))
             return
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
-            result = args[0] if result is None or name == "__setitem__" else result
+            self._written_by_hand(tensors[0])
+            result = tensors[0] if result is None or name == "__setitem__" else result
         inputs = tuple(dict.fromkeys(v for t in tensors if (v := self._input(t)) is not None))
         if inputs:
             site = here()
@@ -139,6 +154,15 @@ class Tape(TorchFunctionMode):
                 return
             shapes = tuple(tuple(t.shape) for t in tensors)
             self._keep(result, name, site, inputs, shapes, grad_mode, tuple(numbers))
+
+    def _written_by_hand(self, tensor: Any) -> None:
+        """Report a write through ``.data`` or ``detach()`` of a parameter, which torch does not count."""
+        value = self.values.get(-1 if (known := self._known.get(tensor)) is None else known)
+        below = self.values.get(value.inputs[0]) if value is not None and len(value.inputs) == 1 else None
+        if value is not None and below is not None and value.op in ("data", "detach"):
+            origin = below if below.parameter is not None else None
+            if origin is not None and origin.parameter is not None:
+                self._wrote(origin.parameter, tensor)
 
     def _input(self, tensor: Tensor) -> int | None:
         value = self._known.get(tensor)
@@ -211,6 +235,8 @@ class Tape(TorchFunctionMode):
             tensor is None or _finite(tensor),
         )  # fmt: skip
         self.full = number >= _MANY
+        if op in ESCAPES:
+            self._escapes.append(number)
         if not isinstance(result, (bool, int, float, list, str, complex)):
             self._known.set(result, number)
         return number

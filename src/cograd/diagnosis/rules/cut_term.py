@@ -31,6 +31,7 @@ from cograd.tracing import Log, Site, reached
 
 SEVERITY = "error"
 COVERS = ("unreached-model", "unused-loss")
+_REWRAPS = ("tensor", "as_tensor", "asarray", "from_numpy")
 _ACCIDENTS = ("sample", "number", "rewrap", "integer")
 
 
@@ -105,6 +106,8 @@ def _partly(log: Log) -> Iterator[Finding]:
                 if not missed or direct & model:
                     continue
                 cut = _cuts.cut(log.values, term.id, missed)
+                if cut is None or any(v.op in _REWRAPS and not v.shapes for v in cut.path):
+                    continue  # a new tensor that may or may not be made of it
                 if (
                     cut is not None
                     and cut.kind in _ACCIDENTS

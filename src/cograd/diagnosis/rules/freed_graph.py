@@ -26,6 +26,7 @@ from cograd.diagnosis.rules._saved import forward_site
 from cograd.tracing import NOWHERE, Backward, Log, OptimizerMade, Site, Step, Value, below
 
 SEVERITY = "error"
+COVERS = ("graph-leak",)
 
 
 def check(log: Log) -> Iterator[Finding]:

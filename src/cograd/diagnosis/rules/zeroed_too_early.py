@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules._naming import optimizer
-from cograd.tracing import Cleared, Log, Step
+from cograd.tracing import Cleared, Log, Step, Use
 
 SEVERITY = "warning"
 
@@ -34,6 +34,7 @@ SEVERITY = "warning"
 def check(log: Log) -> Iterator[Finding]:
     """Clearings that drop what the next step lacks."""
     told = set()
+    applied_sites = {use.site for step in log.of(Step) for use in step.uses}
     steps = log.of(Step)
     for before, step in zip([None, *steps], steps, strict=False):
         start = max((s.at for s in steps if s.optimizer == step.optimizer and s.at < step.at), default=0)
@@ -49,6 +50,21 @@ def check(log: Log) -> Iterator[Finding]:
         cleared, use = dropped[-1]
         empty = not step.uses and not step.unknown
         micro = [d for d in dropped if any(d[1].site == u.site for u in step.uses)]
+        never = [d for d in dropped if d[1].site not in applied_sites and d[1].parameters <= held and not d[0].moved]
+        if never and not empty and not micro and step.uses and _again(log, never[0][0], never[0][1]):
+            told.add(step.optimizer)
+            cleared, use = never[0]
+            yield Finding(
+                cleared.site,
+                f"{cleared.site.text} throws away the gradients of {use.loss} before {step.site.text} can apply them",
+                "clear the gradients once, before the first backward; or add the losses and differentiate the sum",
+                (
+                    Related("backward", use.site, "computes gradients that nothing ever applies"),
+                    Related("zero_grad", cleared.site, "throws them away"),
+                    Related("step", step.site, f"applies those of {step.uses[-1].loss} only"),
+                ),
+            )
+            continue
         if empty or (len(micro) > 1 and _regular(log, step, micro[0][1].site)):
             told.add(step.optimizer)
             cleared, use = dropped[-1] if empty else micro[0]
@@ -63,6 +79,12 @@ def check(log: Log) -> Iterator[Finding]:
                     Related("step", step.site, "finds none" if empty else "finds only the last"),
                 ),
             )
+
+
+def _again(log: Log, cleared: Cleared, use: Use) -> bool:
+    """Whether this clearing drops gradients of this backward more than once."""
+    same = [c for c in log.of(Cleared) if c.site == cleared.site and any(u.site == use.site for u in c.dropped)]
+    return len(same) > 1
 
 
 def _regular(log: Log, step: Step, site: object) -> bool:
