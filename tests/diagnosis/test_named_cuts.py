@@ -96,6 +96,10 @@ def test_an_unreached_model(losses):
     with pytest.raises(UnreachedError, match="'enc'") as caught:
         joint_of(losses).step(X)
     assert f"test_named_cuts.py:{line} by {HOW[losses]}: `{source}`" in str(caught.value)
+    found = cograd.explain(losses, X, models=networks(), trains={"fit": ["enc", "dec"]})
+    assert ("fit", "enc") in found.broken
+    first = next(cut for cut in found.cuts if cut.model == "enc")
+    assert (first.file, first.line, first.source, first.how) == (__file__, line, source, HOW[losses])
 
 
 def test_a_loss_without_graph():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cograd.explanation._table import percent, shown
@@ -18,7 +19,7 @@ def _edges(part: Part) -> Iterator[tuple[str, str, Cell, str]]:
     for (loss, model), cell in part.cells.items():
         if shown(cell):
             cut = next((cut for cut in part.cuts if (cut.loss, cut.model) == (loss, model)), None)
-            where = f"{cut.how} {cut.place}" if cut else ""
+            where = f"{cut.how} {Path(cut.file).name}:{cut.line}" if cut else ""
             yield (
                 loss,
                 model,
@@ -76,7 +77,7 @@ def as_svg(parts: Sequence[Part]) -> str:
             )
             drawn.append(_text(x + box / 2, y + 5, name, "middle"))
         top = max([top + 60, *at.values()]) + 30
-    width = 2 * _LEFT + 2 * box + _WIDE
+    width = max([2 * _LEFT + 2 * box + _WIDE, *(2 * _LEFT + int(len(part.title) * _CHAR) for part in parts)])
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}">'
     return "\n".join([head, f'<rect width="{width}" height="{top}" fill="white"/>', *drawn, "</svg>"]) + "\n"
 

@@ -52,7 +52,7 @@ def _numbers(cell: Cell) -> tuple[str, ...]:
     count = f"{cell.reached} of {cell.parameters}"
     if not cell.reached:
         return count, "", "broken" if cell.declared else "cut", ""
-    largest = sorted(cell.cosines.items(), key=lambda item: -abs(item[1]))[:_COSINES]
+    largest = sorted(cell.cosines.items(), key=lambda item: -round(abs(item[1]), 2))[:_COSINES]
     cosines = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in largest)
     more = len(cell.cosines) - len(largest)
     status = "not trained" if cell.share is None else percent(cell.share)
