@@ -29,7 +29,7 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules._naming import models, optimizer
-from cograd.tracing import Cleared, Log, Step, Use
+from cograd.tracing import Backward, Cleared, Log, Step, Use, reached
 
 SEVERITY = "warning"
 
@@ -49,6 +49,34 @@ def check(log: Log) -> Iterator[Finding]:
                 continue
             told.add(key)
             yield _finding(log, step, old, new)
+    yield from _adversaries(log)
+
+
+def _adversaries(log: Log) -> Iterator[Finding]:
+    """Steps on two losses of which the older was kept from a second model on purpose, and the newer trains it.
+
+    The discriminator's loss detaches the fake; if its step comes after the generator's backward, it applies both.
+    """
+    passes = {event.at: event for event in log.of(Backward)}
+    for step in log.of(Step):
+        held = log.optimizers[step.optimizer].parameters
+        fresh = [passes[use.backward] for use in step.uses if not use.again and use.backward in passes]
+        for old, new in ((a, b) for a in fresh for b in fresh if a.at < b.at and a.site != b.site):
+            strangers = new.reached - held
+            depends = {p for root in old.roots for p in reached(log.values, root, differentiable=False)}
+            if old.reached <= held and strangers & depends and new.reached & old.reached:
+                yield Finding(
+                    new.site,
+                    f"{step.site.text} also applies gradients of {new.loss}, which is to train "
+                    f"{models(log, strangers)}: {models(log, new.reached & held)} is trained on both losses",
+                    f"freeze {models(log, new.reached & held)} during this backward, or call {step.site.text} before "
+                    f"{new.loss} is computed",
+                    (
+                        Related("backward", old.site, f"trains {models(log, old.reached)} alone"),
+                        Related("backward", new.site, "adds to its gradients"),
+                        Related("step", step.site, "applies both"),
+                    ),
+                )
 
 
 def _finished_before(log: Log, old: Use, new: Use) -> bool:
