@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import linecache
 import re
 from pathlib import Path
 
@@ -23,13 +24,16 @@ def test_blocks_run_in_order(page: Path) -> None:
         if language == "python":
             out = io.StringIO()
             expected = note.removeprefix("raises ").split(": ") if note.startswith("raises ") else None
+            file = note.removeprefix("file ") if note.startswith("file ") else page.name
+            if file != page.name:  # what is printed there names lines of this block
+                linecache.cache[file] = len(code), None, code.splitlines(keepends=True), file
             with contextlib.redirect_stdout(out):
                 if expected:
                     with pytest.raises(Exception, match=expected[1]) as caught:
-                        exec(compile(code, f"{page.name}", "exec"), names)
+                        exec(compile(code, file, "exec"), names)
                     assert caught.type.__name__ == expected[0]
                 else:
-                    exec(compile(code, f"{page.name}", "exec"), names)
+                    exec(compile(code, file, "exec"), names)
             printed = out.getvalue()
         elif note == "prints":
             assert code.strip() in printed

@@ -201,6 +201,23 @@ def test_a_function_that_gives_no_gradient_reaches_nothing():
 
     found = cograd.explain(lambda m, x: {"a": Stop.apply(m.net(x)).sum()}, X, models={"net": nn.Linear(3, 1)})
     assert found.reached == {"a": {"net": 0}}
+    assert "none: a trains no parameter of net, and no line cuts it" in str(found)
+
+
+def test_a_loss_of_weight_zero_is_left_out():
+    joint = Joint(models=networks(), losses=two, optimizers=SGD, weights={"b": 0.0})
+    found = cograd.explain(joint, X)
+    assert found.losses == ("a",)
+    assert "loss b has weight 0 and is left out" in str(found)
+
+
+def test_a_compiled_model_is_looked_into():
+    net = torch.compile(nn.Sequential(nn.Linear(3, 2), nn.Tanh()), backend="eager")
+    expected = net(X).sum()
+    found = cograd.explain(lambda m, x: {"a": m.net(x).sum(), "b": m.net(x).data.sum()}, X, models={"net": net})
+    assert found.reached == {"a": {"net": 2}, "b": {"net": 0}}
+    assert [cut.how for cut in found.cuts] == [".data"]
+    assert torch.equal(net(X).sum(), expected)
 
 
 def test_sparse_and_complex_gradients():
@@ -233,7 +250,7 @@ def test_declared_and_never_used():
     )
     assert found.broken == (("a", "enc"),)
     assert found.cuts == ()
-    assert "broken: a trains no parameter of enc: it is computed without enc" in str(found)
+    assert "broken: a trains no parameter of enc, it is computed without enc" in str(found)
 
 
 def test_what_a_joint_would_refuse_is_explained():

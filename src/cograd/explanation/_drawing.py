@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cograd.explanation._table import percent, shown
+from cograd.explanation._table import percent, shown, where
 
 if TYPE_CHECKING:
     from cograd.explanation._explanation import Cell, Part
@@ -14,7 +14,7 @@ _LEGEND = {
     "---->": "trains",
     "....>": "reaches without training",
     "--x  ": "broken",
-    "..x  ": "cut",
+    "..x  ": "no gradient",
 }
 
 
@@ -47,9 +47,9 @@ def arrow(cell: Cell) -> str:
 
 def _label(part: Part, loss: str, model: str) -> str:
     cell = part.cells[loss, model]
-    cut = next((cut for cut in part.cuts if (cut.loss, cut.model) == (loss, model)), None)
-    where = f"{cut.how} at {cut.place}" if cut else ""
+    cut = where(part, loss, model)
+    place = f"{cut.how} at {cut.place}" if cut else ""
     if not cell.reached:
-        return where or "not used"
+        return place or ("" if cell.used else "not used")
     share = "not trained" if cell.share is None else percent(cell.share)
-    return f"{share:>4}  {where and 'in part: ' + where}".rstrip()
+    return f"{share:>4}  {place and 'in part: ' + place}".rstrip()

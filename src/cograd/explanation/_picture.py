@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cograd.explanation._table import percent, shown
+from cograd.explanation._table import percent, shown, where
 
 if TYPE_CHECKING:
     from cograd.explanation._explanation import Cell, Part
@@ -18,14 +18,10 @@ _ROW, _LEFT, _WIDE, _CHAR = 44, 24, 260, 8.5  # pixels: between rows, to the fir
 def _edges(part: Part) -> Iterator[tuple[str, str, Cell, str]]:
     for (loss, model), cell in part.cells.items():
         if shown(cell):
-            cut = next((cut for cut in part.cuts if (cut.loss, cut.model) == (loss, model)), None)
-            where = f"{cut.how} {Path(cut.file).name}:{cut.line}" if cut else ""
-            yield (
-                loss,
-                model,
-                cell,
-                where if not cell.reached else percent(cell.share) if cell.share is not None else "",
-            )
+            cut = where(part, loss, model)
+            place = f"{cut.how} {Path(cut.file).name}:{cut.line}" if cut else ""
+            share = "" if cell.share is None else percent(cell.share)
+            yield loss, model, cell, share if cell.reached else place
 
 
 def as_dot(parts: Sequence[Part]) -> str:

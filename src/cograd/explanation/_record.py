@@ -121,7 +121,9 @@ class Recording:
             return [c for root in losses[name].roots for c in cuts(values, root, own)] or lost(values, own)
 
         again = ", each line's last backward" if max(loss.times for loss in losses.values()) > 1 else ""
-        title = f"recorded: {len(losses)} losses, {self._watch.steps} optimizer steps{again}"
+        title = (
+            f"recorded: {_count(len(losses), 'loss', 'es')}, {_count(self._watch.steps, 'optimizer step', 's')}{again}"
+        )
         frozen = [name for name in self._models if name not in models]
         rows = {name: loss.rows for name, loss in losses.items()}
         notes = [f"the recording itself failed: {failure}" for failure in self._watch.log.failures]
@@ -134,3 +136,7 @@ class Recording:
             f"{loss.name}:{site.line}" if several[loss.name] > 1 else loss.name: loss
             for site, loss in self._watch.losses.items()
         }
+
+
+def _count(n: int, thing: str, plural: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else plural}"

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cograd.explanation._explanation import Cell, Part
+    from cograd.explanation._explanation import Cell, CutAt, Part
 
 _HEAD = ("loss", "model", "parameters", "gradient", "share", "cosine")
 _RIGHT = (2, 3, 4)  # the columns of numbers
@@ -21,7 +21,7 @@ def table(part: Part) -> str:
     for loss in part.losses:
         own = [(model, part.cells[loss, model]) for model in part.models if shown(part.cells[loss, model])]
         for i, (model, cell) in enumerate(own):
-            rows.append((loss if i == 0 else "", model, *_numbers(cell)))
+            rows.append((loss if i == 0 else "", model, *_numbers(cell, bool(where(part, loss, model)))))
         if not own:
             rows.append((loss, "none", "", "", "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
@@ -38,9 +38,16 @@ def shown(cell: Cell) -> bool:
     return bool(cell.reached) or cell.used or cell.declared
 
 
+def where(part: Part, loss: str, model: str) -> CutAt | None:
+    """The cut nearest to the loss."""
+    return next((cut for cut in part.cuts if (cut.loss, cut.model) == (loss, model)), None)
+
+
 def percent(share: float) -> str:
-    """A share for people: at least one digit that tells it from nothing."""
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+    """A share for people, told from nothing and from all."""
+    if 0 < share < 0.005 or 0.995 < share < 1:
+        return "<1%" if share < 0.5 else ">99%"
+    return f"{share:.0%}"
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
@@ -48,10 +55,10 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
     return ("  " + "  ".join(cells)).rstrip()
 
 
-def _numbers(cell: Cell) -> tuple[str, ...]:
+def _numbers(cell: Cell, cut: bool) -> tuple[str, ...]:
     count = f"{cell.reached} of {cell.parameters}"
     if not cell.reached:
-        return count, "", "broken" if cell.declared else "cut", ""
+        return count, "", "broken" if cell.declared else "cut" if cut else "none", ""
     largest = sorted(cell.cosines.items(), key=lambda item: -round(abs(item[1]), 2))[:_COSINES]
     cosines = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in largest)
     more = len(cell.cosines) - len(largest)
@@ -62,11 +69,14 @@ def _numbers(cell: Cell) -> tuple[str, ...]:
 def sentences(part: Part) -> Iterator[str]:
     """What is broken, and what is cut."""
     for (loss, model), cell in part.cells.items():
-        if cell.broken and not any((cut.loss, cut.model) == (loss, model) for cut in part.cuts):
-            why = "though its value depends on it" if cell.used else f"it is computed without {model}"
-            yield f"  broken: {loss} trains no parameter of {model}: {why}"
-    for (loss, model), group in groupby(part.cuts, key=lambda cut: (cut.loss, cut.model)):
-        cuts, cell = list(group), part.cells[loss, model]
+        if not cell.reached and shown(cell) and not where(part, loss, model):
+            why = (
+                "and no line cuts it: an operation has no gradient" if cell.used else f"it is computed without {model}"
+            )
+            yield f"  {'broken' if cell.broken else 'none'}: {loss} trains no parameter of {model}, {why}"
+    routes = [(pair, list(group)) for pair, group in groupby(part.cuts, key=lambda cut: (cut.loss, cut.model))]
+    for (loss, model), cuts in sorted(routes, key=lambda route: not part.cells[route[0]].broken):
+        cell = part.cells[loss, model]
         if cell.broken:
             yield f"  broken: {loss} trains no parameter of {model}, cut at"
         elif cell.reached:
