@@ -63,8 +63,11 @@ def as_svg(parts: Sequence[Part]) -> str:
         drawn.append(_text(_LEFT, top + 24, part.title, "start", weight="bold"))
         at = {("loss", k): top + 60 + _ROW * i for i, k in enumerate(part.losses)}
         at |= {("model", m): top + 60 + _ROW * i for i, m in enumerate(part.models)}
-        for n, (loss, model, cell, label) in enumerate(_edges(part)):
-            drawn += _edge(box, at["loss", loss], at["model", model], cell, label, n)
+        edges = list(enumerate(_edges(part)))
+        for n, (loss, model, cell, _) in edges:
+            drawn.append(_edge(box, at["loss", loss], at["model", model], cell, n))
+        for n, (loss, model, cell, label) in edges:
+            drawn += _label(box, at["loss", loss], at["model", model], cell, label, n)
         for (kind, name), y in at.items():
             x = _LEFT if kind == "loss" else _LEFT + box + _WIDE
             round_by = 3 if kind == "loss" else 14
@@ -78,19 +81,31 @@ def as_svg(parts: Sequence[Part]) -> str:
     return "\n".join([head, f'<rect width="{width}" height="{top}" fill="white"/>', *drawn, "</svg>"]) + "\n"
 
 
-def _edge(box: int, y1: int, y2: int, cell: Cell, label: str, n: int) -> Iterator[str]:
-    x1, x2 = _LEFT + box, _LEFT + box + _WIDE
-    colour = "black" if cell.reached else "firebrick"
-    dashes = "" if cell.share is not None else ' stroke-dasharray="2 4"' if cell.reached else ' stroke-dasharray="6 4"'
-    end = x2 if cell.reached else (x1 + x2) / 2
-    y = y2 if cell.reached else (y1 + y2) / 2
-    pen = f'stroke="{colour}" stroke-width="{_width(cell):.1f}"{dashes}'
-    yield f'<line x1="{x1}" y1="{y1}" x2="{end:g}" y2="{y:g}" {pen}/>'
+def _edge(box: int, y1: int, y2: int, cell: Cell, n: int) -> str:
+    x1 = _LEFT + box
+    far = 1.0 if cell.reached else _stop(n)
+    dashes = "" if cell.share is not None else "2 4" if cell.reached else "6 4"
+    return (
+        f'<line x1="{x1}" y1="{y1}" x2="{x1 + far * _WIDE:g}" y2="{y1 + far * (y2 - y1):g}" '
+        f'stroke="{_colour(cell)}" stroke-width="{_width(cell):.1f}" stroke-dasharray="{dashes or "none"}"/>'
+    )
+
+
+def _label(box: int, y1: int, y2: int, cell: Cell, label: str, n: int) -> Iterator[str]:
+    far = (0.2, 0.35, 0.5)[n % 3] if cell.reached else _stop(n)
+    x, y = _LEFT + box + far * _WIDE, y1 + far * (y2 - y1)
     if not cell.reached:
-        yield _text(end, y + 6, "\u00d7", "middle", colour, weight="bold")
+        yield _text(x, y + 6, "\u00d7", "middle", _colour(cell), weight="bold")
     if label:
-        part = (0.25, 0.4, 0.55)[n % 3] if cell.reached else 0.5
-        yield _text(x1 + part * (x2 - x1), y1 + part * (y2 - y1) - 6, label, "middle", colour, size=11)
+        yield _text(x, y - 6, label, "middle", _colour(cell), size=11)
+
+
+def _stop(n: int) -> float:
+    return (0.46, 0.6, 0.74)[n % 3]
+
+
+def _colour(cell: Cell) -> str:
+    return "black" if cell.reached else "firebrick"
 
 
 def _text(
@@ -98,5 +113,6 @@ def _text(
 ) -> str:
     return (
         f'<text x="{x:g}" y="{y:g}" font-family="Helvetica, sans-serif" font-size="{size}" font-weight="{weight}" '
-        f'text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+        f'text-anchor="{anchor}" fill="{colour}" paint-order="stroke" stroke="white" stroke-width="3">'
+        f"{escape(text)}</text>"
     )
