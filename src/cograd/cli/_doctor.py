@@ -66,7 +66,7 @@ def run(arguments: Namespace) -> int:
     if machine:
         print(written)
     else:
-        print(diagnosis.text(report, colour=_colour()))
+        _say(diagnosis.text(report, colour=_colour()))
     return 1 if report.failed else ran.code
 
 
@@ -88,6 +88,12 @@ def _write(path: Path, written: str) -> None:
         path.write_text(written + "\n", encoding="utf-8")
     except OSError as error:
         raise CommandError(f"Cannot write {path} ({error.strerror}). Choose another place.") from error
+
+
+def _say(text: str) -> None:
+    """Print what quotes the script, also where the terminal lacks its letters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _colour() -> bool:

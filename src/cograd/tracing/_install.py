@@ -173,8 +173,11 @@ def _fast_paths(recorder: Recorder, patches: Patches) -> None:
         graded = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         if module.training or graded or not recorder.taping_here():
             return original(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
+        recorder.stop_tape()  # a mode of the script's own stays, and decides as it does alone
+        try:
             return original(*args, **kwargs)
+        finally:
+            recorder.start_tape()
 
     for kind in (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder):
         patches.wrap(kind, "forward", forward)

@@ -73,6 +73,7 @@ class Recorder:
             self.numbers, lambda: (self._at, self.steps), self.failed, self._made_leaf, self._flag, self._wrote
         )
         self._taping = False
+        self._wanted = False
 
     # -- the tape
 
@@ -86,6 +87,11 @@ class Recorder:
         """Record operations no longer."""
         if self._taping and threading.get_ident() == self._thread:
             self._taping = not self.tape.detach()
+
+    def _resume(self) -> None:
+        if self._wanted:
+            self._wanted = False
+            self.start_tape()
 
     def taping_here(self) -> bool:
         """Whether operations of this thread are being recorded."""
@@ -185,7 +191,7 @@ class Recorder:
                 self.number(p)
                 self._first_version[n] = p._version
         if self._backwards[site] == 1 and self.steps:
-            self.start_tape()
+            self._wanted = True  # not now, in the middle of an operation
         if self.missing or self._backwards[site] > FEW:
             return ()
         addresses = _nodes.overwritten(roots, {a: w[0] for a, w in self._written.items()})
@@ -309,6 +315,7 @@ class Recorder:
             del self._written[next(iter(self._written))]
         self._stepped[n] += 1
         self.steps += 1
+        self._resume()
         if self._taping and self._seen_enough():
             self.stop_tape()
         if self.on_step is not None:
@@ -337,6 +344,7 @@ class Recorder:
         result = run()
         with self.guarded():
             self.grads.clear(held)
+            self._resume()
             self.append(events.Cleared(self.tick(), site, owner, frozenset(n for _, n in held), dropped, moved))
         return result
 

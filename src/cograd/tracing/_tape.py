@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class Tape(TorchFunctionMode):
     def attach(self) -> None:
         """Go below the modes that the script has entered, which it leaves from the top; devices stay at the bottom."""
         modes = _unstack()
-        devices = sum(isinstance(mode, DeviceContext) for mode in modes)
+        devices = len(list(takewhile(lambda mode: isinstance(mode, DeviceContext), modes)))
         _restack([*modes[:devices], self, *modes[devices:]])
 
     def detach(self) -> bool:

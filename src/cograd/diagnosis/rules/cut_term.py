@@ -76,7 +76,9 @@ def _fix(found: _cuts.Cut, site: Site) -> str:
 def _numbers(log: Log) -> Iterator[Finding]:
     stepped = applied(log)
     for event, total, reading in _cuts.numbers(log):
-        wanted = reached(log.values, reading.id, differentiable=False) & stepped.get(event.at, frozenset())
+        trained = stepped.get(event.at, frozenset())
+        trained |= frozenset(p for o in log.optimizers.values() if o.parameters & trained for p in o.parameters)
+        wanted = reached(log.values, reading.id, differentiable=False) & trained
         if wanted:
             yield Finding(
                 reading.site,

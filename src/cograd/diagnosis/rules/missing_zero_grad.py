@@ -30,6 +30,7 @@ from cograd.diagnosis.rules._naming import optimizer
 from cograd.tracing import Cleared, Log, Step, Use
 
 SEVERITY = "warning"
+COVERS = ("leaked-gradient",)
 
 
 def check(log: Log) -> Iterator[Finding]:
@@ -48,8 +49,22 @@ def check(log: Log) -> Iterator[Finding]:
             and c.site.file == use.site.file and not c.parameters & use.parameters
         ]  # fmt: skip
         near = min(other, key=lambda c: abs(c.site.line - use.site.line), default=None)
-        site = use.site if near is None else near.site
+        own = next((c for c in log.of(Cleared) if c.owner == number and c.parameters & use.parameters), None)
         name = optimizer(log, number)
+        if own is not None and log.count(own) < log.optimizers[number].steps:
+            yield Finding(
+                own.site,
+                f"{name} applies old gradients again in some steps: {own.site.text} runs {log.count(own)} times for "
+                f"{log.optimizers[number].steps} steps",
+                "call it before the backward passes of every step",
+                (
+                    Related("zero_grad", own.site, "does not run for every step"),
+                    Related("backward", use.site, "adds to the gradients that are there"),
+                    Related("step", step.site, "applies the old ones again"),
+                ),
+            )
+            continue
+        site = use.site if near is None else near.site
         call = f"{name}.zero_grad()"
         related = [] if near is None else [Related("zero_grad", near.site, f"does not clear those of {name}")]
         yield Finding(
