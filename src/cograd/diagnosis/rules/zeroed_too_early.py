@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules._naming import optimizer
-from cograd.tracing import Cleared, Log, Step, Use
+from cograd.tracing import Backward, Cleared, Log, Step, Use
 
 SEVERITY = "warning"
 
@@ -51,7 +51,7 @@ def check(log: Log) -> Iterator[Finding]:
         empty = not step.uses and not step.unknown
         micro = [d for d in dropped if any(d[1].site == u.site for u in step.uses)]
         never = [d for d in dropped if d[1].site not in applied_sites and d[1].parameters <= held and not d[0].moved]
-        if never and not empty and not micro and step.uses and _again(log, never[0][0], never[0][1]):
+        if never and not empty and not micro and step.uses and _again(log, step, never[0][0], never[0][1]):
             told.add(step.optimizer)
             cleared, use = never[0]
             yield Finding(
@@ -81,10 +81,17 @@ def check(log: Log) -> Iterator[Finding]:
             )
 
 
-def _again(log: Log, cleared: Cleared, use: Use) -> bool:
-    """Whether this clearing drops gradients of this backward more than once."""
-    same = [c for c in log.of(Cleared) if c.site == cleared.site and any(u.site == use.site for u in c.dropped)]
-    return len(same) > 1
+def _again(log: Log, step: Step, cleared: Cleared, use: Use) -> bool:
+    """Whether this clearing drops gradients of this backward before several steps, and they were meant for a step.
+
+    Those that also go to a tensor which is no parameter, such as an image to be perturbed, were not.
+    """
+    for event in log.of(Backward):
+        if event.site == use.site and any(not log.parameters[p].registrable for p in event.reached):
+            return False
+    same = [c.at for c in log.of(Cleared) if c.site == cleared.site and any(u.site == use.site for u in c.dropped)]
+    ends = [s.at for s in log.of(Step) if s.optimizer == step.optimizer]
+    return len({min((end for end in ends if end > at), default=0) for at in same} - {0}) > 1
 
 
 def _regular(log: Log, step: Step, site: object) -> bool:
