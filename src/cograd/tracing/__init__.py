@@ -13,6 +13,7 @@ from cograd.tracing._events import Event as Event
 from cograd.tracing._events import Flagged as Flagged
 from cograd.tracing._events import Held as Held
 from cograd.tracing._events import MadeLeaf as MadeLeaf
+from cograd.tracing._events import Normalised as Normalised
 from cograd.tracing._events import OptimizerMade as OptimizerMade
 from cograd.tracing._events import Replaced as Replaced
 from cograd.tracing._events import Stale as Stale

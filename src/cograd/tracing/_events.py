@@ -140,6 +140,7 @@ class Step(Event):
         closure: whether it evaluates the losses itself.
         scaler: whether a GradScaler called it.
         unscaled: whether a GradScaler has unscaled its gradients.
+        drifting: frozen parameters with a gradient of zero, which weight decay or momentum move.
         since: the backward passes since its last step, as their ``at``.
     """
 
@@ -153,6 +154,7 @@ class Step(Event):
     scaler: bool
     since: tuple[int, ...]
     unscaled: bool = False
+    drifting: frozenset[int] = frozenset()
 
     @property
     def subject(self) -> Hashable:
@@ -224,6 +226,25 @@ class MadeLeaf(Event):
 
     value: int | None
     scalar: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Normalised(Event):
+    """A model ran in training mode, and its batch normalisation updated its statistics.
+
+    Attributes:
+        name: what the script calls the model.
+        parameters: of the model.
+        frozen: whether none of them requires grad.
+        grad_mode: whether gradients were switched on.
+        steps: how many optimizer steps there had been.
+    """
+
+    name: str
+    parameters: frozenset[int]
+    frozen: bool
+    grad_mode: bool
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,11 @@ class GradState:
         """Those whose gradient nobody was seen to make."""
         return frozenset(n for n in numbers if self._slots[n].print is not None and not self._slots[n].known)
 
+    def cleared(self, number: int) -> bool:
+        """Whether this parameter has a gradient of zeros, as ``zero_grad(set_to_none=False)`` leaves."""
+        slot = self._slots[number]
+        return slot.print is not None and slot.known and not slot.parts
+
     def apply(self, numbers: Iterable[int], optimizer: int) -> None:
         """A step of ``optimizer`` applied what these parameters hold."""
         for number in numbers:

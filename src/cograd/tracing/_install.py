@@ -128,7 +128,7 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
     def load(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
         with recorder.guarded():
-            recorder.loaded(args[0].parameters())
+            recorder.loaded(args[0].parameters(), args[1] if len(args) > 1 else kwargs["state_dict"])
         return result
 
     def switch(original: Original, args: Args, kwargs: Kwargs) -> Any:

@@ -32,6 +32,7 @@ class Parameter:
         loaded: whether its value came from a state dict.
         registrable: whether it is an ``nn.Parameter``, not just a tensor that requires grad.
         alive: whether it still existed at the end.
+        follows: whether its value came from the state dict of another model of the script.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Parameter:
     loaded: bool
     registrable: bool
     alive: bool
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

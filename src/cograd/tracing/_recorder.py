@@ -6,7 +6,7 @@ import os
 import threading
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from cograd.tracing import _events as events
 from cograd.tracing import _log as log
 from cograd.tracing import _nodes
+from cograd.tracing._calls import caller
 from cograd.tracing._gradstate import Contribution, GradState
 from cograd.tracing._held import holding
 from cograd.tracing._log import FEW, Log
@@ -66,12 +67,15 @@ class Recorder:
         self._kinds: dict[int, tuple[str, Site]] = {}
         self._held: dict[int, frozenset[int]] = {}
         self._loaded: set[int] = set()
+        self._follows: set[int] = set()
         self._first_version: dict[int, int] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._step_sites: dict[int, Site] = {}
         self.tape = Tape(
-            self.numbers, lambda: (self._at, self.steps), self.failed, self._made_leaf, self._flag, self._wrote
-        )
+            self.numbers, lambda: (self._at, self.steps), self.failed, self._made_leaf, self._flag, self._wrote,
+            self._normalised,
+        )  # fmt: skip
+        self._normal: dict[Site, int] = {}  # call of a model -> the weight of its first batch normalisation
         self._taping = False
         self._wanted = False
 
@@ -106,6 +110,19 @@ class Recorder:
     def _wrote(self, parameter: int, tensor: Tensor) -> None:
         if self.steps or self._backwards:
             self._by_hand.add(parameter)
+
+    def _normalised(self, weight: Tensor) -> None:
+        found = caller(weight)
+        if found is not None:
+            site, name, module = found
+            if self._normal.setdefault(site, self.number(weight)) == self.number(weight):
+                held = list(module.parameters())
+                self.append(
+                    events.Normalised(
+                        self.tick(), site, name, frozenset(map(self.number, held)),
+                        not any(p.requires_grad for p in held), torch.is_grad_enabled(), self.steps,
+                    )
+                )  # fmt: skip
 
     # -- events
 
@@ -290,6 +307,7 @@ class Recorder:
                 frozenset(k for p, k in held if not p.requires_grad),
                 self.grads.unknown(graded), infinite, closure, self.scaler, tuple(self._since[n]),
                     n in self.unscaled,
+                frozenset(k for p, k in held if early and p.grad is not None and self._drifts(optimizer, p, k)),
             )
         )  # fmt: skip
         self._since[n].clear()
@@ -297,6 +315,14 @@ class Recorder:
             for name, count, where in holding(user_frames()):
                 self.append(events.Held(self.tick(), where, name, count))
         self.unscaled.discard(n)
+
+    def _drifts(self, optimizer: Optimizer, parameter: Tensor, number: int) -> bool:
+        if parameter.requires_grad or not self.grads.cleared(number):
+            return False
+        group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+        state = optimizer.state.get(parameter, {})
+        momenta = [state.get(name) for name in ("momentum_buffer", "exp_avg")]
+        return bool(group.get("weight_decay")) or any(isinstance(m, Tensor) and bool(m.any()) for m in momenta)
 
     def after_step(self, optimizer: Optimizer, closure: bool) -> None:
         """An optimizer has stepped."""
@@ -394,9 +420,14 @@ class Recorder:
         if pairs:
             self.append(events.Copied(self.tick(), site, pairs))
 
-    def loaded(self, parameters: Iterable[Tensor]) -> None:
+    def loaded(self, parameters: Iterable[Tensor], state: Mapping[str, Any]) -> None:
         """Values were loaded from a state dict."""
-        self._loaded.update(self.number(p) for p in parameters)
+        loaded = {self.number(p) for p in parameters}
+        self._loaded |= loaded
+        living = {p.data_ptr() for p, n in self.known() if n not in loaded and _plain(p)}
+        values = [t for t in state.values() if isinstance(t, Tensor) and _plain(t)]
+        if any(t.data_ptr() in living for t in values):
+            self._follows |= loaded
 
     def _moved(self, number: int, parameter: Tensor) -> bool:
         """Whether a parameter was written since its first gradient, by other than an optimizer."""
@@ -417,6 +448,7 @@ class Recorder:
                     self._made.get(n, NOWHERE), n in alive and alive[n].requires_grad, n in self._step_sites,
                     n in alive and n not in stepped and self._moved(n, alive[n]),
                     n in self._loaded, isinstance(alive.get(n), nn.Parameter), n in alive,
+                    n in self._follows,
                 )
                 for n, shape in self._shapes.items()
             }  # fmt: skip
@@ -447,3 +479,7 @@ def _loss_name(site: Site) -> str:
 
 def _infinite(grad: Tensor) -> bool:
     return grad.layout is torch.strided and not bool(grad.detach().isfinite().all())
+
+
+def _plain(tensor: Tensor) -> bool:
+    return not nn.parameter.is_lazy(tensor) and tensor.layout is torch.strided and tensor.numel() > 0

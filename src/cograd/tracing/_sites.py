@@ -6,6 +6,7 @@ import ast
 import linecache
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -51,10 +52,15 @@ class Site:
     @property
     def receiver(self) -> str:
         """What a method is called on: ``opt_d`` in ``opt_d.step()``; empty if it is no method call."""
-        call = _expression(self.text)
+        call = self.expression
         return (
             ast.unparse(call.func.value) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else ""
         )
+
+    @property
+    def expression(self) -> ast.expr | None:
+        """What is being evaluated; None if it cannot be parsed."""
+        return _expression(self.text)
 
     @property
     def target(self) -> str:
@@ -106,6 +112,14 @@ def user_frame(frame: FrameType | None = None) -> tuple[FrameType | None, str]:
         via = via or kind
         at = at.f_back
     return None, via
+
+
+def frames_and_sites(frame: FrameType | None) -> Iterator[tuple[FrameType, Site]]:
+    """All frames in the user's own code from ``frame`` on, innermost first, and what each of them evaluates."""
+    while frame is not None:
+        if _kind(frame.f_code.co_filename) is None:
+            yield frame, _site(frame.f_code, frame.f_lasti, frame.f_lineno, "")
+        frame = frame.f_back
 
 
 def user_frames() -> list[FrameType]:

@@ -52,6 +52,7 @@ class Tape(TorchFunctionMode):
         made_leaf: called with the tensor's value for each computed tensor that is made to require grad.
         flagged: called with a parameter whose ``requires_grad`` was set.
         wrote: called with a parameter that was written through another tensor of its memory, and that tensor.
+        normalised: called with the weight of a batch normalisation that updates its statistics.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Tape(TorchFunctionMode):
         made_leaf: Callable[[int | None, bool], None],
         flagged: Callable[[Tensor, bool], None],
         wrote: Callable[[int, Tensor], None] = lambda number, tensor: None,
+        normalised: Callable[[Tensor], None] = lambda weight: None,
     ) -> None:
         super().__init__()
         self.values: dict[int, Value] = {}
@@ -70,6 +72,7 @@ class Tape(TorchFunctionMode):
         self.off = False
         self._parameters, self._clock, self._failed = parameters, clock, failed
         self._made_leaf, self._flagged, self._wrote = made_leaf, flagged, wrote
+        self._normalised = normalised
         self._known: Numbers[Any] = Numbers()
         self._pid = os.getpid()
         self._leaves: dict[int, int] = {}  # parameter -> value
@@ -131,11 +134,18 @@ class Tape(TorchFunctionMode):
             elif on and args[0].is_leaf:
                 self._made_leaf(self._known.get(args[0]), args[0].numel() == 1)
             result = args[0]
+        if name == "batch_norm" and kwargs.get("training") and kwargs.get("momentum") and args[1] is not None:
+            weight = kwargs.get("weight")
+            if isinstance(weight, nn.Parameter):
+                self._normalised(weight)
         tensors: list[Tensor] = []
         numbers: list[float] = []
         _sort(args, tensors, numbers)
         _sort(kwargs.values(), tensors, numbers)
         if name in ("data=", "grad="):
+            number = self._parameters.get(args[0])
+            if name == "data=" and number is not None:
+                self._wrote(number, args[0])
             return
         if not tensors:
             if isinstance(result, Tensor) and name in _REWRAPS:
