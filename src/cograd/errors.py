@@ -16,7 +16,11 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     ├── PassError (RuntimeError)             a graph that cannot be differentiated as declared
     ├── GradModeError (RuntimeError)         a step where gradients are switched off
     ├── PartialStepError (RuntimeError)      an optimizer failed after parameters may have moved
+    ├── PrecisionError (RuntimeError)        autocast or half precision used in a way that gives wrong gradients
     ├── StateError (ValueError)              a state_dict that does not fit
+    │   └── CheckpointError (OSError)        a checkpoint that cannot be written or read
+    ├── TrainingError (ValueError)           fit was asked for something that does not hold together
+    │   └── LoaderError (TypeError)          a loader, or a batch of one
     ├── DiagnosisError (ValueError)          a rule or a baseline that does not exist
     └── RecipeError (ValueError)             a recipe that does not exist
 
@@ -118,8 +122,24 @@ class PartialStepError(CogradError, RuntimeError):
         )
 
 
+class PrecisionError(CogradError, RuntimeError):
+    """Autocast or half precision would give wrong gradients as it is used here."""
+
+
 class StateError(CogradError, ValueError):
     """A state_dict belongs to another configuration. Nothing was loaded."""
+
+
+class CheckpointError(StateError, OSError):
+    """A checkpoint cannot be written, or none of those that exist can be read."""
+
+
+class TrainingError(CogradError, ValueError):
+    """``fit`` was asked for something that does not hold together. Nothing was trained."""
+
+
+class LoaderError(TrainingError, TypeError):
+    """A loader gives no batches, or cannot be continued where it was."""
 
 
 class DiagnosisError(CogradError, ValueError):

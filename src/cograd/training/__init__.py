@@ -1,0 +1,1 @@
+"""The life of a training run: fit, checkpoints, stopping, loaders, progress, loggers."""
