@@ -156,7 +156,7 @@ def test_a_failure_of_the_recorder_is_reported_and_the_script_goes_on(script, ex
     assert report["out"] == "done\n"
     assert report["code"] == 0
     assert "the recorder failed" in report["unchecked"][0]
-    assert "_recorder.py" in report["unchecked"][0]
+    assert "_backwards.py" in report["unchecked"][0]
 
 
 def test_a_private_interface_that_is_missing_is_said(script, fork):

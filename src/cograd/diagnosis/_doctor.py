@@ -82,7 +82,7 @@ def run(
     log = recorder.finish(outcome, error, variables)
     if error is not None:
         print_traceback(error)
-    return Run(log, recorder.steps, code, variables)
+    return Run(log, recorder.journal.steps, code, variables)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,29 +30,26 @@ class _Loss:
     roots: tuple[int, ...] = ()
 
 
-class _Watch(Recorder):
-    """A recorder that keeps the last gradient of each backward call."""
+class _Watch:
+    """A recorder, and the last gradient of each backward call."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        super().__init__()
+        self.recorder = Recorder()
+        self.recorder.backwards.starting = self._starting
+        self.recorder.journal.on_event = self._happened
         self.losses: dict[Site, _Loss] = {}
         self._parameters = parameters
         self._arrived: dict[int, Tensor] = {}
         self._nodes: dict[int, Any] = {}  # keeps the accumulators, and so the hooks on them, alive
         self._hooks = ExitStack()
 
-    def backward(self, roots: tuple[Tensor, ...], retain: bool, run: Callable[[], Any]) -> Any:
-        """Record a backward pass that ``run`` makes, and what it gives to each parameter."""
+    def _starting(self) -> None:
         self._arrived = {}
-        with self.guarded():
-            for p in self._parameters:
-                if p.requires_grad and id(p) not in self._nodes:
-                    self._listen(p)
-        return super().backward(roots, retain, run)
+        for p in self._parameters:
+            if p.requires_grad and id(p) not in self._nodes:
+                self._listen(p)
 
-    def append(self, event: Event) -> None:
-        """Keep an event."""
-        super().append(event)
+    def _happened(self, event: Event) -> None:
         if isinstance(event, Backward) and not event.error:
             loss = self.losses.setdefault(event.site, _Loss(event.loss))
             loss.times += 1
@@ -87,7 +84,7 @@ class Recording:
     def __enter__(self) -> Self:
         """Begin to watch."""
         self._stack.callback(self._watch.silence)
-        self._stack.enter_context(recording(self._watch))
+        self._stack.enter_context(recording(self._watch.recorder))
         return self
 
     def __exit__(
@@ -109,7 +106,8 @@ class Recording:
             raise LossError("Nothing was differentiated: there was no backward() inside record().")
         trained = frozenset(i for loss in losses.values() for i in loss.trainable)
         models = {name: own for name, ps in self._models.items() if (own := [p for p in ps if id(p) in trained])}
-        values, numbers = self._watch.tape.values, self._watch.numbers
+        journal = self._watch.recorder.journal
+        values, numbers = journal.tape.values, journal.numbers
         number_of = {id(p): n for own in models.values() for p in own if (n := numbers.get(p)) is not None}
         used: dict[str, frozenset[int]] = {}
         for name, loss in losses.items():
@@ -121,12 +119,10 @@ class Recording:
             return [c for root in losses[name].roots for c in cuts(values, root, own)] or lost(values, own)
 
         again = ", each line's last backward" if max(loss.times for loss in losses.values()) > 1 else ""
-        title = (
-            f"recorded: {_count(len(losses), 'loss', 'es')}, {_count(self._watch.steps, 'optimizer step', 's')}{again}"
-        )
+        title = f"recorded: {_count(len(losses), 'loss', 'es')}, {_count(journal.steps, 'optimizer step', 's')}{again}"
         frozen = [name for name in self._models if name not in models]
         rows = {name: loss.rows for name, loss in losses.items()}
-        notes = [f"the recording itself failed: {failure}" for failure in self._watch.log.failures]
+        notes = [f"the recording itself failed: {failure}" for failure in journal.log.failures]
         return Explanation((assembled(Seen(title, models, frozen, rows, used, cut, notes=notes)),))
 
     def _named(self) -> dict[str, _Loss]:

@@ -28,7 +28,7 @@ class Follower(Tape):
     """A tape for one evaluation. A number that was read from a tensor and comes back is followed too."""
 
     def __init__(self) -> None:
-        super().__init__(Numbers(), lambda: (0, 0), lambda error: None, lambda value, scalar: None, lambda p, on: None)
+        super().__init__(Numbers(), lambda: (0, 0), lambda error: None)
         self._readings: dict[float, int] = {}
         self._copied: Numbers[Any] = Numbers()
 

@@ -44,26 +44,26 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 
 def _optimizers(recorder: Recorder, patches: Patches) -> None:
     def before(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
-        if recorder.ours():
-            with recorder.guarded():
-                recorder.before_step(optimizer, closure=_closure(args, kwargs))
+        if recorder.journal.ours():
+            with recorder.journal.guarded():
+                recorder.steps.before(optimizer, closure=_closure(args, kwargs))
 
     def after(optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
-        if recorder.ours():
-            with recorder.guarded():
-                recorder.after_step(optimizer, closure=_closure(args, kwargs))
+        if recorder.journal.ours():
+            with recorder.journal.guarded():
+                recorder.steps.after(optimizer, closure=_closure(args, kwargs))
 
     def made(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
-        with recorder.guarded():
+        with recorder.journal.guarded():
             if hasattr(args[0], "param_groups"):
-                recorder.made_optimizer(args[0])
+                recorder.steps.made(args[0])
         return result
 
     def clear(original: Original, args: Args, kwargs: Kwargs) -> Any:
-        owner = recorder.optimizers.of(args[0])
+        owner = recorder.journal.optimizers.of(args[0])
         held = [p for group in args[0].param_groups for p in group["params"]]
-        return recorder.clearing(held, owner, lambda: original(*args, **kwargs))
+        return recorder.steps.clearing(held, owner, lambda: original(*args, **kwargs))
 
     _hook(patches, register_optimizer_step_pre_hook(before))
     _hook(patches, register_optimizer_step_post_hook(after))
@@ -81,19 +81,19 @@ def _gradients(recorder: Recorder, patches: Patches) -> None:
         roots = (given,) if isinstance(given, Tensor) else tuple(t for t in given if isinstance(t, Tensor))
         named = dict(zip(("tensors", "grad_tensors", "retain_graph", "create_graph"), args, strict=False)) | kwargs
         retain = bool(named.get("retain_graph") or named.get("create_graph"))
-        if not recorder.ours():
+        if not recorder.journal.ours():
             return original(*args, **kwargs)
-        return recorder.backward(roots, retain, lambda: original(*args, **kwargs))
+        return recorder.backwards.run(roots, retain, lambda: original(*args, **kwargs))
 
     def clip(original: Original, args: Args, kwargs: Kwargs) -> Any:
         given = args[0] if args else kwargs.pop("parameters")
         parameters = [given] if isinstance(given, Tensor) else list(given)
-        with recorder.guarded():
-            recorder.grads.settle(recorder.known())
+        with recorder.journal.guarded():
+            recorder.journal.grads.settle(recorder.journal.known())
         result = original(parameters, *args[1:], **kwargs)
-        with recorder.guarded():
-            recorder.grads.accept(recorder.known())
-            recorder.clipped(parameters)
+        with recorder.journal.guarded():
+            recorder.journal.grads.accept(recorder.journal.known())
+            recorder.steps.clipped(parameters)
         return result
 
     patches.wrap(torch.autograd, "backward", backward)
@@ -103,48 +103,48 @@ def _gradients(recorder: Recorder, patches: Patches) -> None:
 
 def _modules(recorder: Recorder, patches: Patches) -> None:
     def clear(original: Original, args: Args, kwargs: Kwargs) -> Any:
-        return recorder.clearing(args[0].parameters(), None, lambda: original(*args, **kwargs))
+        return recorder.steps.clearing(args[0].parameters(), None, lambda: original(*args, **kwargs))
 
     def parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
-        if value is not None and recorder.ours():
-            with recorder.guarded():
-                recorder.made_parameter(value)
+        if value is not None and recorder.journal.ours():
+            with recorder.journal.guarded():
+                recorder.setup.made_parameter(value)
 
     def child(module: nn.Module, name: str, value: nn.Module | None) -> None:
-        if value is not None and recorder.ours():
-            with recorder.guarded():
-                recorder.replaced(module, name, value)
+        if value is not None and recorder.journal.ours():
+            with recorder.journal.guarded():
+                recorder.setup.replaced(module, name, value)
                 names = [key for key, known in module._modules.items() if known is value and key != name]
                 if names and any(True for _ in value.parameters()):
-                    recorder.aliased(value)
+                    recorder.setup.aliased(value)
 
     def deepcopy(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
         if args and isinstance(args[0], nn.Module):
-            with recorder.guarded():
-                recorder.copied(args[0], result)
+            with recorder.journal.guarded():
+                recorder.setup.copied(args[0], result)
         return result
 
     def load(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
-        with recorder.guarded():
-            recorder.loaded(args[0].parameters(), args[1] if len(args) > 1 else kwargs["state_dict"])
+        with recorder.journal.guarded():
+            recorder.setup.loaded(args[0].parameters(), args[1] if len(args) > 1 else kwargs["state_dict"])
         return result
 
     def switch(original: Original, args: Args, kwargs: Kwargs) -> Any:
         on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
-        with recorder.guarded():
-            recorder.flagged(args[0].parameters(), bool(on))
-        busy, recorder.tape.busy = recorder.tape.busy, True
+        with recorder.journal.guarded():
+            recorder.setup.flagged(args[0].parameters(), bool(on))
+        busy, recorder.journal.tape.busy = recorder.journal.tape.busy, True
         try:
             return original(*args, **kwargs)
         finally:
-            recorder.tape.busy = busy
+            recorder.journal.tape.busy = busy
 
     def compiled(original: Original, args: Args, kwargs: Kwargs) -> Any:
         recorder.stop_tape()
-        recorder.tape.off = True
-        recorder.log.unchecked["cut-term"] = "operations are not followed beside torch.compile"
+        recorder.journal.tape.off = True
+        recorder.journal.log.unchecked["cut-term"] = "operations are not followed beside torch.compile"
         return original(*args, **kwargs)
 
     _hook(patches, register_module_parameter_registration_hook(parameter))
@@ -158,8 +158,8 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
 
     def from_numpy(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
-        with recorder.guarded():
-            recorder.tape.link(args[0], result, "from_numpy")
+        with recorder.journal.guarded():
+            recorder.journal.tape.link(args[0], result, "from_numpy")
         return result
 
     patches.wrap(torch, "from_numpy", from_numpy)
@@ -187,29 +187,29 @@ def _precision(recorder: Recorder, patches: Patches) -> None:
     scaler = torch.amp.GradScaler
 
     def step(original: Original, args: Args, kwargs: Kwargs) -> Any:
-        before, recorder.scaler = recorder.steps, True
+        before, recorder.steps.scaler = recorder.journal.steps, True
         try:
             result = original(*args, **kwargs)
         finally:
-            recorder.scaler = False
-        if recorder.steps == before and len(args) > 1:
-            with recorder.guarded():
-                recorder.skipped_step(args[1])
+            recorder.steps.scaler = False
+        if recorder.journal.steps == before and len(args) > 1:
+            with recorder.journal.guarded():
+                recorder.steps.skip(args[1])
         return result
 
     def scale(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
-        with recorder.guarded():
+        with recorder.journal.guarded():
             if args[0].is_enabled():
-                recorder.scaled(result)
+                recorder.backwards.scaled(result)
         return result
 
     def unscale(original: Original, args: Args, kwargs: Kwargs) -> Any:
         result = original(*args, **kwargs)
         optimizer = args[1] if len(args) > 1 else kwargs["optimizer"]
-        with recorder.guarded():
-            recorder.unscaled.add(recorder.optimizers.of(optimizer))
-            recorder.grads.accept(recorder.held_by(optimizer))
+        with recorder.journal.guarded():
+            recorder.steps.unscaled.add(recorder.journal.optimizers.of(optimizer))
+            recorder.journal.grads.accept(recorder.steps.held_by(optimizer))
         return result
 
     patches.wrap(scaler, "unscale_", unscale)

@@ -49,6 +49,9 @@ class Tape(TorchFunctionMode):
         parameters: numbers of parameters.
         clock: gives the place in the order of events, and the number of optimizer steps so far.
         failed: called with an exception of the recording itself.
+
+    Attributes:
+        values: what was recorded.
         made_leaf: called with the tensor's value for each computed tensor that is made to require grad.
         flagged: called with a parameter whose ``requires_grad`` was set.
         wrote: called with a parameter that was written through another tensor of its memory, and that tensor.
@@ -60,19 +63,17 @@ class Tape(TorchFunctionMode):
         parameters: Numbers[Tensor],
         clock: Callable[[], tuple[int, int]],
         failed: Callable[[BaseException], None],
-        made_leaf: Callable[[int | None, bool], None],
-        flagged: Callable[[Tensor, bool], None],
-        wrote: Callable[[int, Tensor], None] = lambda number, tensor: None,
-        normalised: Callable[[Tensor], None] = lambda weight: None,
     ) -> None:
         super().__init__()
         self.values: dict[int, Value] = {}
         self.busy = False  # inside a backward or a step, whose operations are torch's own
         self.full = False
         self.off = False
+        self.made_leaf: Callable[[int | None, bool], None] = lambda value, scalar: None
+        self.flagged: Callable[[Tensor, bool], None] = lambda parameter, on: None
+        self.wrote: Callable[[int, Tensor], None] = lambda number, tensor: None
+        self.normalised: Callable[[Tensor], None] = lambda weight: None
         self._parameters, self._clock, self._failed = parameters, clock, failed
-        self._made_leaf, self._flagged, self._wrote = made_leaf, flagged, wrote
-        self._normalised = normalised
         self._known: Numbers[Any] = Numbers()
         self._pid = os.getpid()
         self._leaves: dict[int, int] = {}  # parameter -> value
@@ -130,14 +131,14 @@ class Tape(TorchFunctionMode):
         if name in ("requires_grad_", "requires_grad="):
             on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
             if isinstance(args[0], nn.Parameter):
-                self._flagged(args[0], on)
+                self.flagged(args[0], on)
             elif on and args[0].is_leaf:
-                self._made_leaf(self._known.get(args[0]), args[0].numel() == 1)
+                self.made_leaf(self._known.get(args[0]), args[0].numel() == 1)
             result = args[0]
         if name == "batch_norm" and kwargs.get("training") and kwargs.get("momentum") and args[1] is not None:
             weight = kwargs.get("weight")
             if isinstance(weight, nn.Parameter):
-                self._normalised(weight)
+                self.normalised(weight)
         tensors: list[Tensor] = []
         numbers: list[float] = []
         _sort(args, tensors, numbers)
@@ -145,7 +146,7 @@ class Tape(TorchFunctionMode):
         if name in ("data=", "grad="):
             number = self._parameters.get(args[0])
             if name == "data=" and number is not None:
-                self._wrote(number, args[0])
+                self.wrote(number, args[0])
             return
         if not tensors:
             if isinstance(result, Tensor) and name in _REWRAPS:
@@ -173,7 +174,7 @@ class Tape(TorchFunctionMode):
         if value is not None and below is not None and value.op in ("data", "detach"):
             origin = below if below.parameter is not None else None
             if origin is not None and origin.parameter is not None:
-                self._wrote(origin.parameter, tensor)
+                self.wrote(origin.parameter, tensor)
 
     def _input(self, tensor: Tensor) -> int | None:
         value = self._known.get(tensor)
