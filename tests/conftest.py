@@ -19,7 +19,7 @@ def _picture(joint):
         "requires_grad": {key: p.requires_grad for key, p in parameters.items()},
         "training": {f"{n}.{key}": m.training for n, model in models.items() for key, m in model.named_modules()},
         "optimizers": copy.deepcopy({name: o.state_dict() for name, o in joint.optimizers.items()}),
-        "weighting": copy.deepcopy(joint.state_dict()["phases"]),
+        "rest": copy.deepcopy({k: joint.state_dict()[k] for k in ("phases", "schedulers", "followers", "precision")}),
         "steps": joint.steps,
         "updates": dict(joint.updates),
     }

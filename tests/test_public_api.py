@@ -11,8 +11,13 @@ import cograd
 from cograd import errors, weighting
 
 PUBLIC = [
+    "EMA",
+    "Clip",
     "CogradError",
+    "Copy",
+    "EachEpoch",
     "Explanation",
+    "Fp16",
     "Joint",
     "Losses",
     "Models",

@@ -11,6 +11,9 @@ from cograd import gramian as gramian
 from cograd import weighting as weighting
 from cograd._backward import backward as backward
 from cograd._backward import grad as grad
+from cograd._clip import Clip as Clip
+from cograd._followers import EMA as EMA
+from cograd._followers import Copy as Copy
 from cograd._joint import Joint as Joint
 from cograd._joint import StepPlan as StepPlan
 from cograd._losses import Losses as Losses
@@ -20,8 +23,10 @@ from cograd._phase import alternate as alternate
 from cograd._phase import together as together
 from cograd._plan import Pass as Pass
 from cograd._plan import Plan as Plan
+from cograd._precision import Fp16 as Fp16
 from cograd._report import Report as Report
 from cograd._report import StepReport as StepReport
+from cograd._schedules import EachEpoch as EachEpoch
 from cograd.errors import CogradError as CogradError
 from cograd.explanation import Explanation as Explanation
 from cograd.explanation import explain as explain
@@ -30,8 +35,13 @@ from cograd.explanation import record as record
 __version__ = "0.1.0"
 
 __all__ = [
+    "EMA",
+    "Clip",
     "CogradError",
+    "Copy",
+    "EachEpoch",
     "Explanation",
+    "Fp16",
     "Joint",
     "Losses",
     "Models",

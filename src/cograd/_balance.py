@@ -33,11 +33,13 @@ class Balanced:
         gradients: parameters and their gradients. Tensors may share memory.
         weights: loss -> fixed factor x weight of the rule.
         gramian: of the unweighted losses; None if nothing is shared, or an earlier one was used.
+        overflowed: whether a scaled gradient was infinite, so that there are neither gradients nor a Gramian.
     """
 
     gradients: Gradients
     weights: dict[str, float]
     gramian: Gramian | None
+    overflowed: bool = False
 
 
 def balance(
@@ -50,6 +52,7 @@ def balance(
     keep: bool = False,
     known: Mapping[str, float] | None = None,
     statistics: Statistics | None = None,
+    scale: float = 1.0,
 ) -> Balanced:
     """Differentiate ``losses`` under a rule that looks at gradients.
 
@@ -66,6 +69,7 @@ def balance(
         keep: whether the graph is still needed afterwards.
         known: weights of the rule that are to be used instead of asking it.
         statistics: buffers that only the first backward pass may move.
+        scale: multiplies the gradients, and what is not 1 may make them infinite. The rule does not see it.
 
     Raises:
         WeightingError: the rule finds no weights, or the engine cannot be used on this graph.
@@ -77,7 +81,7 @@ def balance(
     found = scope(losses, group_of, routes, still.passed)
     if not found.components and len(losses) > 1:
         _warn_nothing_shared(type(rule.rule).__name__)
-    factors = [cotangent(loss, w) for loss, w in zip(losses.values(), fixed, strict=True)]
+    factors = [cotangent(loss, w * scale) for loss, w in zip(losses.values(), fixed, strict=True)]
     held = known or rule.held(losses)
     measured: list[Measured] = []
     if found.blocked:
@@ -96,40 +100,48 @@ def balance(
 
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
+    if scale != 1.0 and not all([bool(m.gramian.isfinite().all()) for m in measured]):
+        still.settle()
+        return Balanced([], dict(zip(names, fixed, strict=True)), None, overflowed=True)
     if not held:
         scaled = {
             name: loss.detach() * w if w != 1 else loss.detach()
             for (name, loss), w in zip(losses.items(), fixed, strict=True)
         }
         shared = [
-            Shared(part, m.gramian, m.abs() if "abs" in rule.rule.needs else None)
+            Shared(part, m.gramian / scale**2, m.abs() / scale if "abs" in rule.rule.needs else None)
             for part, m in zip(parts, measured, strict=True)
         ]
         held = rule.share(scaled, shared, step)
     for i, part in enumerate(found.components):
         own = [held[name] for name in parts[i]]
         if isinstance(rule.rule, FromJacobian) and measured:
-            gradients += measured[i].split(rule.rule.direction(measured[i].jacobian()))
+            gradients += measured[i].split(rule.rule.direction(measured[i].jacobian() / scale) * scale)
         else:
             gradients += measured[i].combine(own) if measured else way.weighted(part, own, keep)
     still.settle()
     total = {name: w * held[name] for name, w in zip(names, fixed, strict=True)}
-    return Balanced(gradients, total, _unscaled(parts, measured, dict(zip(names, fixed, strict=True))))
+    known_factors = {name: w * scale for name, w in zip(names, fixed, strict=True)}
+    return Balanced(gradients, total, _unscaled(parts, measured, known_factors))
 
 
 def look(
-    losses: Mapping[str, Tensor], group_of: Mapping[int, int], routes: Sequence[int], engine: Engine | None = None
+    losses: Mapping[str, Tensor],
+    group_of: Mapping[int, int],
+    routes: Sequence[int],
+    engine: Engine | None = None,
+    scale: float = 1.0,
 ) -> Gramian | None:
-    """The Gramian of ``losses``, whose graph stays as it is."""
+    """The Gramian of ``losses``, whose graph stays as it is. Their gradients are multiplied by ``scale`` on the way."""
     found = scope(losses, group_of, routes)
-    names, ones = tuple(losses), [None] * len(losses)
+    names, ones = tuple(losses), [cotangent(loss, scale) for loss in losses.values()]
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
     if found.blocked:
         _, measured = apart(found, ones, keep=True)
     else:
         way = cut(found, ones)
         measured = [(engine or Automatic()).measure(way, part, keep=True) for part in found.components]
-    return _unscaled(parts, measured, dict.fromkeys(names, 1.0))
+    return _unscaled(parts, measured, dict.fromkeys(names, scale))
 
 
 @torch.no_grad()

@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cograd._clip import Clip
 from cograd._losses import Losses
 from cograd._models import Models
 from cograd._phase import Phase
 from cograd._plan import unreached
+from cograd._precision import Precision
 from cograd._routes import Mention, check_mentions
 from cograd.errors import ModelError, PhaseError, UnreachedError, quoted
 from cograd.gramian import Engine
@@ -32,6 +34,9 @@ class Setup:
     check: str
     grad_norms: bool
     freeze_buffers: bool
+    precision: Precision
+    clips: Mapping[tuple[str, ...], Clip]  # models whose gradients are clipped together
+    accumulate: Mapping[str, int]  # model -> micro-batches per update
     gramian: Engine | None = None
     watch: int = 0  # look at the losses' gradients each so many steps; never if 0
     returned: set[str] = field(default_factory=set)  # every name that the losses function has returned

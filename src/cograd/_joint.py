@@ -10,22 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cograd._accumulation import parse_counts
 from cograd._balance import check_engine
+from cograd._clip import Clips, parse_clips
 from cograd._expect import Expectations, LossesFunction, Setup
+from cograd._followers import EMA, Copy, build_followers
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers, check_ownership, members
 from cograd._phase import Phase
 from cograd._plan import Plan
-from cograd._report import StepReport
+from cograd._precision import Fp16, Precision
+from cograd._report import Report, StepReport
 from cograd._routes import Mention, Trains, parse_trains
-from cograd._state import load_state, save_state
+from cograd._schedules import Schedulers, build_schedules, look_up
+from cograd._state import Extras, load_state, save_state
 from cograd._update import Update
 from cograd._weights import Weights
 from cograd.errors import (
     GradModeError,
     LossError,
+    ModelError,
     OptimizerError,
+    PartialStepError,
     PhaseError,
     RouteError,
     WeightingError,
@@ -96,17 +103,28 @@ class Joint:
             between use those weights, and cost hardly more than a plain sum.
         watch: report norms, cosines and conflicts of the losses' gradients at each n-th step, for
             phases whose rule does not look at them; never if 0. Changes nothing of the training.
+        clip: bound each model's gradient by its own norm: one number, or model -> number or
+            ``cograd.Clip``. A tuple of models as key bounds them together.
+        accumulate: micro-batches per update: one number, or model -> number. The gradient is their
+            mean; a micro-batch in which a model gets none does not count. A rule weighs the losses
+            in each micro-batch.
+        schedulers: optimizer -> learning rate scheduler, or a function from the optimizer to one;
+            one function for all optimizers. Advances after each batch in which its optimizer has
+            stepped; ``cograd.EachEpoch(...)`` at :meth:`end_epoch`.
+        followers: name -> ``cograd.EMA("gen")`` or ``cograd.Copy("gen")``: copies that trail behind
+            a model, and are among ``models`` for the losses function.
+        precision: ``"bf16"``, ``"fp16"`` or ``cograd.Fp16(...)``: evaluate the losses under autocast.
 
     Raises:
-        ModelError, OptimizerError, RouteError, PhaseError, WeightingError: the declaration does not
-            hold together. The message lists what, and what to do.
+        ModelError, OptimizerError, RouteError, PhaseError, WeightingError, PrecisionError: the
+            declaration does not hold together. The message lists what, and what to do.
 
     Attributes:
-        models: the models, by attribute or item.
+        models: the models and followers, by attribute or item.
         optimizers: name -> optimizer.
         phases: the phases, in order.
         steps: batches seen.
-        updates: model -> how often it was updated.
+        updates: model or follower -> how often it was updated.
 
     >>> from functools import partial
     >>> gen, disc = nn.Linear(4, 2), nn.Linear(2, 1)
@@ -147,6 +165,11 @@ class Joint:
         gramian: Engine | None = None,
         refresh: int = 1,
         watch: int = 0,
+        clip: Clips | None = None,
+        accumulate: int | Mapping[str, int] = 1,
+        schedulers: Schedulers | None = None,
+        followers: Mapping[str, EMA | Copy] | None = None,
+        precision: str | Fp16 | None = None,
     ) -> None:
         check_models(models)
         if not callable(losses):
@@ -154,7 +177,11 @@ class Joint:
         if check not in ("now", "late", "off"):
             raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
         routes = parse_trains(trains, models.keys())
-        self._modules = dict(models.items())
+        own = dict(models.items())
+        clips, counts = parse_clips(clip, list(own)), parse_counts(accumulate, list(own))
+        self._precision = Precision(precision, [p for model in own.values() for p in model.parameters()])
+        self._followers = build_followers(followers, own)
+        self._modules = own | {name: follower.model for name, follower in self._followers.items()}
         self.models = Models(self._modules)
         self.optimizers: dict[str, Optimizer] = build_optimizers(optimizers, self._modules)
         check_ownership(self._modules, self.optimizers)
@@ -169,7 +196,19 @@ class Joint:
         mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
         mentions += [mention for rule in rules for mention in rule.mentions()]
         self._setup = Setup(
-            self.models, losses, routes, mentions, self.optimizers, check, grad_norms, freeze_buffers, gramian, watch
+            self.models,
+            losses,
+            routes,
+            mentions,
+            self.optimizers,
+            check,
+            grad_norms,
+            freeze_buffers,
+            self._precision,
+            clips,
+            counts | dict.fromkeys(self._followers, 1),
+            gramian,
+            watch,
         )
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
@@ -178,6 +217,7 @@ class Joint:
             self._updates.append(Update(self._setup, phase, rule, expectations[-1]))
         _check_routes(routes, self.phases)
         _check_closures(self._updates)
+        self._schedules = build_schedules(schedulers, self.optimizers)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
 
@@ -206,16 +246,78 @@ class Joint:
             PartialStepError: an optimizer failed; every other error leaves its phase undone.
         """
         _need_grad_mode("step")
+        self._precision.refuse_outer()
         reports = []
-        for update in self.updates_now():
-            if update.phase.due(self.steps):
-                for _ in range(update.phase.repeat):
-                    report = update(batch, self.steps)
-                    for name in report.models:
-                        self.updates[name] += 1
-                    reports.append(report)
+        try:
+            for update in self.updates_now():
+                if update.phase.due(self.steps):
+                    for _ in range(update.phase.repeat):
+                        report = update(batch, self.steps)
+                        self._updated(report)
+                        reports.append(report)
+        finally:
+            for schedule in self._schedules.values():
+                if not schedule.each_epoch:
+                    schedule.advance()
         self.steps += 1
         return StepReport(reports)
+
+    def flush(self) -> tuple[str, ...]:
+        """Update the models that hold a part of their ``accumulate`` micro-batches, by the mean of that part.
+
+        Returns:
+            Their names. ``end_epoch`` does this too.
+        """
+        _need_grad_mode("flush")
+        reports = [report for update in self.updates_now() if (report := update.flush())]
+        for report in reports:
+            self._updated(report)
+        for schedule in self._schedules.values():
+            if not schedule.each_epoch:
+                schedule.advance()
+        return tuple(dict.fromkeys(name for report in reports for name in report.models))
+
+    def freeze(self, *names: str) -> None:
+        """These models are done: no phase updates them any more. ``requires_grad_(True)`` undoes it.
+
+        Raises:
+            ModelError: there is no such model.
+
+        >>> net, head = nn.Linear(2, 2), nn.Linear(2, 1)
+        >>> joint = cograd.Joint(
+        ...     models={"net": net, "head": head},
+        ...     losses=lambda m, x: {"size": m.head(m.net(x)).square().mean()},
+        ...     optimizers=torch.optim.SGD,
+        ... )
+        >>> joint.freeze("net")
+        >>> report = joint.step(torch.ones(4, 2))
+        >>> joint.frozen, joint.updates
+        (('net',), {'net': 0, 'head': 1})
+        """
+        for name in names:
+            if name not in self._modules:
+                raise ModelError(f"freeze({name!r}) names no model. {unknown('models', name, self._modules)}")
+        for name in names:
+            self._modules[name].requires_grad_(False)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The models without a parameter that requires grad. Followers are not among them."""
+        return tuple(n for n, model in self._modules.items() if n not in self._followers and not trainable(model))
+
+    def _updated(self, report: Report) -> None:
+        """These models have moved: count it, and let their followers follow."""
+        for name in report.models:
+            self.updates[name] += 1
+        for name in report.stepped:
+            if name in self._schedules:
+                self._schedules[name].stepped()
+        for name, follower in self._followers.items():
+            if follower.rule.of in report.models:
+                try:
+                    self.updates[name] += follower.follow(self.updates[name])
+                except Exception as error:
+                    raise PartialStepError(f"follower {name!r}", list(report.stepped), error) from error
 
     def evaluate(self, batch: Any) -> dict[str, Tensor]:
         """The raw losses on ``batch``, without gradients or steps, with the models in eval mode.
@@ -228,7 +330,7 @@ class Joint:
         try:
             for p in frozen:
                 p.requires_grad = False
-            with eval_mode(self.models):
+            with eval_mode(self.models), self._precision.autocast():
                 returned = check_mapping(self._setup.losses(self.models, batch))
                 values = {name: evaluate(name, loss) for name, loss in returned.items()}
         finally:
@@ -259,13 +361,13 @@ class Joint:
         if batch is None:
             return StepPlan(tuple((update.phase, update.plan) for update in self._updates))
         _need_grad_mode("plan")
-        return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self._updates))
+        return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self.updates_now()))
 
     def updates_now(self) -> Sequence[Update]:
-        """The phases with the parameters and flags as they are now: what a look at the joint starts from."""
+        """The phases with the parameters and flags as they are now, but those in which all is frozen."""
         if self._flags() != self._bound_to:
             self._bind()
-        return tuple(self._updates)
+        return tuple([update for update in self._updates if update.trained])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but the random state and the loader.
@@ -273,7 +375,8 @@ class Joint:
         Plain tensors, numbers, strings and containers, so that ``torch.load(..., weights_only=True)``
         can read it. The tensors are the live ones, as in ``nn.Module.state_dict``.
         """
-        return save_state(self._setup, self._updates, {"steps": self.steps, "updates": dict(self.updates)})
+        counters = {"steps": self.steps, "updates": dict(self.updates)}
+        return save_state(self._setup, self._updates, self._extras(), counters)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken, bit for bit.
@@ -281,16 +384,32 @@ class Joint:
         Raises:
             StateError: it belongs to another configuration. Lists every difference; nothing is loaded.
         """
-        load_state(self._setup, self._updates, {"steps": self.steps, "updates": self.updates}, state)
+        counters = {"steps": self.steps, "updates": self.updates}
+        load_state(self._setup, self._updates, self._extras(), counters, state)
         self.steps = state["steps"]
         self.updates.update(state["updates"])
         self._bind()
 
-    def end_epoch(self) -> None:
-        """An epoch is over. Rules that average over epochs (``DWA``) count by this."""
+    def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
+        """An epoch is over: what is left of an accumulation is applied, and what counts epochs counts.
+
+        Args:
+            metrics: name -> number, for schedulers that look at one.
+
+        Raises:
+            OptimizerError: a scheduler looks at a number that is not there. Nothing was done.
+        """
+        watched = look_up(self._schedules, metrics)
+        self.flush()
+        for name, schedule in self._schedules.items():
+            if schedule.each_epoch:
+                schedule.advance(watched.get(name))
         for update in self._updates:
             if update.weights.balance is not None:
                 update.weights.balance.end_epoch()
+
+    def _extras(self) -> Extras:
+        return Extras(self._schedules, self._followers, self._precision)
 
     def _flags(self) -> tuple[list[bool], list[int]]:
         """What, when it changes, means that the phases must look at their parameters anew."""
@@ -385,6 +504,19 @@ def _check_closures(updates: Iterable[Update]) -> None:
                 f"rule {update.weights.name} gives a direction, not weights. Choose another optimizer, or another rule."
             )
         optimizer, own = update.optimizers[name]
+        setup = update.setup
+        several = [model for model in update.trained if setup.accumulate[model] > 1]
+        clipped = [model for names in setup.clips for model in names if model in update.trained]
+        for what, there in (
+            ("precision='fp16'", setup.precision.scaling),
+            (f"accumulate for {quoted(several)}", several),
+            (f"clip for {quoted(clipped)}", clipped),
+        ):
+            if there:
+                raise OptimizerError(
+                    f"optimizer {name!r} evaluates the losses itself and compares their values along the way, which "
+                    f"cannot be done with {what}. Leave that out, or choose another optimizer."
+                )
         if len(update.optimizers) > 1:
             others = quoted(n for n in update.optimizers if n != name)
             raise OptimizerError(

@@ -65,10 +65,18 @@ def no_graph(name: str, loss: Tensor) -> LossError:
     )
 
 
-def not_finite(losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]) -> str | None:
-    """A sentence about the first loss or weight that is NaN or infinite. Synchronises once."""
-    values = [*losses.values(), *weights.values()]
-    if all([loss.is_cpu for loss in losses.values()]):
+def not_finite(
+    losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float], norms: Mapping[str, Tensor]
+) -> str | None:
+    """A sentence about the first loss, weight or norm that is NaN or infinite. Synchronises once.
+
+    Args:
+        losses: name -> loss.
+        weights: loss -> weight.
+        norms: model -> norm of its gradient.
+    """
+    values = [*losses.values(), *weights.values(), *norms.values()]
+    if all([x.is_cpu for x in values if isinstance(x, Tensor)]):
         fine = all(map(math.isfinite, values))
     else:
         tensors = [x for x in values if isinstance(x, Tensor)]
@@ -79,6 +87,7 @@ def not_finite(losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | floa
         return None
     seen = {f"loss {name!r}": float(loss) for name, loss in losses.items()}
     seen |= {f"the weight of loss {name!r}": float(w) for name, w in weights.items()}
+    seen |= {f"the norm of the gradient of {name!r}": float(norm) for name, norm in norms.items()}
     return next(f"{what} is {x}" for what, x in seen.items() if not math.isfinite(x))
 
 

@@ -21,9 +21,12 @@ class Report:
             gradients, on what it shares with other losses (elsewhere it has its fixed factor).
         plan: the backward passes that ran.
         models: the models that were updated.
+        stepped: the optimizers that stepped.
         skipped: models whose turn it was, but of whose losses none was present.
         without_grad: models -> names of trainable parameters that received no gradient.
-        grad_norms: model -> 2-norm of its gradient; empty unless asked for.
+        held: models -> micro-batches that they have gathered for their next update.
+        overflowed: optimizers for which a float16 gradient overflowed, so that an update was skipped.
+        grad_norms: model -> 2-norm of its gradient before clipping; empty unless asked for.
         gramian: norms, cosines and conflicts of the losses' gradients, where they were computed.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
@@ -38,8 +41,11 @@ class Report:
     weights: Mapping[str, Tensor | float]
     plan: Plan
     models: tuple[str, ...] = ()
+    stepped: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     without_grad: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held: Mapping[str, int] = field(default_factory=dict)
+    overflowed: tuple[str, ...] = ()
     grad_norms: Mapping[str, Tensor] = field(default_factory=dict)
     gramian: Gramian | None = None
 
@@ -106,6 +112,16 @@ class StepReport:
     def skipped(self) -> tuple[str, ...]:
         """Models whose turn it was, but of whose losses none was present."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.skipped))
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Model -> micro-batches that it has gathered for its next update."""
+        return {k: v for phase in self.phases for k, v in phase.held.items()}
+
+    @property
+    def overflowed(self) -> tuple[str, ...]:
+        """Optimizers for which a float16 gradient overflowed, so that an update was skipped."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.overflowed))
 
     def __str__(self) -> str:
         return "  ".join(f"{name} {loss.item():.4g}" for name, loss in self.losses.items())

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cograd._accumulation import Held
 from cograd._expect import Setup
+from cograd._followers import Follower
+from cograd._precision import Precision
+from cograd._schedules import Schedule, check_states
 from cograd._update import Update
 from cograd.errors import StateError, quoted, report
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a joint keeps beside its phases."""
+
+    schedules: Mapping[str, Schedule]
+    followers: Mapping[str, Follower]
+    precision: Precision
+
+
+def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any]) -> dict[str, Any]:
     """The state as plain tensors, numbers, strings and containers."""
     models = {name: setup.models[name] for name in setup.models}
     return {
@@ -29,17 +43,26 @@ def save_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, An
         "kinds": {name: type(optimizer).__name__ for name, optimizer in setup.optimizers.items()},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in setup.optimizers.items()},
         "phases": [
-            {"phase": str(update.phase), "weighting": balance.state_dict() if balance else None}
+            {
+                "phase": str(update.phase),
+                "weighting": balance.state_dict() if balance else None,
+                "held": {name: _held(setup.models[name], held) for name, held in update.gathered.items()},
+            }
             for update in phases
             for balance in (update.weights.balance,)
         ],
+        "schedulers": {name: schedule.state_dict() for name, schedule in extras.schedules.items()},
+        "followers": {name: follower.seen for name, follower in extras.followers.items()},
+        "precision": extras.precision.state_dict(),
     }
 
 
-def load_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def load_state(
+    setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
     """Check everything, then load everything but the counters."""
     try:
-        problems = list(_differences(save_state(setup, phases, counters), state))
+        problems = list(_differences(save_state(setup, phases, extras, counters), extras, state))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise StateError(f"This is no Joint.state_dict(), or a damaged one; nothing was loaded. {error!r}") from error
     if problems:
@@ -57,9 +80,26 @@ def load_state(setup: Setup, phases: Sequence[Update], counters: Mapping[str, An
     for update, saved in zip(phases, state["phases"], strict=True):
         if update.weights.balance is not None:
             update.weights.balance.load_state_dict(saved["weighting"])
+        update.gathered = {name: _load_held(setup.models[name], held) for name, held in saved["held"].items()}
+    for name, schedule in extras.schedules.items():
+        schedule.load_state_dict(state["schedulers"][name])
+    for name, follower in extras.followers.items():
+        follower.seen = state["followers"][name]
+    extras.precision.load_state_dict(state["precision"])
 
 
-def _differences(mine: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
+def _held(model: nn.Module, held: Held) -> dict[str, Any]:
+    keys: dict[Tensor, str] = {p: key for key, p in model.named_parameters()}
+    return {"turns": held.turns, "count": held.count, "sums": {keys[p]: g for p, g in held.sums.items()}}
+
+
+def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    sums = {parameters[key]: g.to(parameters[key].device, copy=True) for key, g in saved["sums"].items()}
+    return Held(saved["turns"], saved["count"], sums)
+
+
+def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, Any]) -> Iterator[str]:
     """Where ``state`` differs in kind from ``mine``, the state of the Joint that it is to be loaded into."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
@@ -84,6 +124,9 @@ def _differences(mine: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[
             )
             if sizes != saved:
                 yield f"optimizer {name!r} has parameter groups of sizes {sizes}; the state has {saved}."
+    yield from check_states(extras.schedules, state["schedulers"])
+    if mine["followers"].keys() != state["followers"].keys():
+        yield f"The followers are {quoted(mine['followers'])}; the state has {quoted(state['followers'])}."
     phases, saved_phases = ([phase["phase"] for phase in s["phases"]] for s in (mine, state))
     if phases != saved_phases:
         yield f"The phases are {quoted(phases)}; the state has {quoted(saved_phases)}."

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
+from cograd._accumulation import Held
 from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
+from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Expectations, Setup
 from cograd._losses import check_mapping, evaluate, no_graph, not_finite
 from cograd._models import Statistics, buffers_kept, trainable, with_buffers
@@ -33,6 +34,14 @@ from cograd.errors import (
 from cograd.gramian import At, Engine
 
 
+class Bound(NamedTuple):
+    """Parameters whose gradients are clipped together, how, and their norm if that is bounded."""
+
+    parameters: Sequence[Tensor]
+    clip: Clip
+    norm: Tensor | None
+
+
 class Update:
     """One phase of a ``Joint``, bound to its parameters and optimizers.
 
@@ -40,6 +49,7 @@ class Update:
         phase: the declaration.
         weights: the factors of its losses, and the state of its rule.
         plan: the passes that ran last; None before the first.
+        gathered: model -> what it holds for its next update, for models that are not updated each time.
         closure: the optimizer that evaluates the losses itself, if there is one.
     """
 
@@ -50,6 +60,7 @@ class Update:
         self._unchecked: tuple[Mapping[str, Tensor], Mapping[str, Weight]] = ({}, {})
         where = setup.gramian.where if isinstance(setup.gramian, At) else None
         self._representation = Representation(where, setup.models[where]) if isinstance(where, str) else None
+        self.gathered: dict[str, Held] = {}
         self._without = -1  # parameters without gradient in the last update
         self.bind()
 
@@ -71,6 +82,8 @@ class Update:
         self._with_buffers = with_buffers(models[name] for name in models)
         self._planner = Planner(self.trained, self.setup.trains)
         self._expect.bind(self.trained, self._others)
+        several = [name for name in self.trained if self.setup.accumulate[name] > 1]
+        self.gathered = {name: self.gathered.get(name) or Held() for name in several}
 
     def __call__(self, batch: Any, step: int) -> Report:
         """One simultaneous update. After an exception nothing has changed, unless it is a PartialStepError."""
@@ -104,8 +117,9 @@ class Update:
         if self.setup.check == "late":
             self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
-        self.weights.commit()
-        if self.weights.looks_back:
+        if report.models or report.held or not report.overflowed:
+            self.weights.commit()
+        if self.weights.looks_back and report.models:
             self._look_back(batch, step, report, rng)
         return report
 
@@ -159,21 +173,109 @@ class Update:
 
     def present(self, batch: Any, step: int, only: Collection[str] = ()) -> dict[str, Tensor]:
         """The losses of this phase, also those without a graph. ``only`` some, and those before them."""
-        returned = check_mapping(self.setup.losses(self.setup.models, batch))
-        before = self.weights.before(returned, step)
-        missing, losses = set(only), {}
-        for name, value in returned.items():
-            if before[name] and self._expect.concerns(name):
-                loss = evaluate(name, value)
-                if loss is not None:
-                    losses[name] = loss
-                missing.discard(name)
-                if only and not missing:
-                    break
+        with self.setup.precision.autocast():
+            returned = check_mapping(self.setup.losses(self.setup.models, batch))
+            before = self.weights.before(returned, step)
+            missing, losses = set(only), {}
+            for name, value in returned.items():
+                if before[name] and self._expect.concerns(name):
+                    loss = evaluate(name, value)
+                    if loss is not None:
+                        losses[name] = loss
+                    missing.discard(name)
+                    if only and not missing:
+                        break
         return {name: loss for name, loss in losses.items() if not only or name in only}
 
     def _step(self, batch: Any, step: int) -> Report:
         report = self._gradients(*self._evaluate(batch, step), step)
+        overflowed, here = report.overflowed, report.models
+        if self.setup.precision.scaling:
+            overflowed = overflowed or self.setup.precision.unscale({n: own for n, (_, own) in self.optimizers.items()})
+            here = self._without_overflow(here, overflowed)
+        due = [name for name in self.trained if self._due(name, name in here)]
+        for name in due:
+            if name in self.gathered:
+                self.gathered[name].give(self.trained[name], name in here)
+        norms, bounds = self._norms(due)
+        if self.setup.check == "now":
+            self._check_finite(report.losses, report.weights, "no parameter has moved", norms)
+        self.setup.precision.update(bool(overflowed))
+
+        for name in here:
+            if name not in due:
+                self.gathered[name].add(self.trained[name])
+        stepped = self._move(due, bounds)
+        for name, held in self.gathered.items():
+            held.turns += 1
+            if name in due or held.turns == self.setup.accumulate[name]:
+                self.gathered[name] = Held()
+        counts = {name: held.count for name, held in self.gathered.items() if held.count}
+        norms = norms if self.setup.grad_norms else {}
+        return replace(report, models=tuple(due), stepped=stepped, held=counts, overflowed=overflowed, grad_norms=norms)
+
+    def flush(self) -> Report | None:
+        """Update the models that hold gradients by what they hold. None if there are none."""
+        due = [name for name, held in self.gathered.items() if held.count]
+        if not due:
+            return None
+        set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
+        try:
+            for p, _ in set_aside:
+                p.grad = None
+            for name in due:
+                self.gathered[name].give(self.trained[name], here=False)
+            norms, bounds = self._norms(due)
+            if self.setup.check == "now":
+                self._check_finite({}, {}, "no parameter has moved", norms)
+            stepped = self._move(due, bounds)
+        finally:
+            for p in self._mine:
+                p.grad = None
+            for p, g in set_aside:
+                p.grad = g
+        self.gathered.update({name: Held() for name in due})
+        return Report({}, {}, self.plan or Plan((), "what was gathered earlier"), tuple(due), stepped)
+
+    def _due(self, model: str, here: bool) -> bool:
+        """Is ``model`` updated now, given whether it has just got a gradient?"""
+        held = self.gathered.get(model)
+        if held is None:
+            return here
+        return held.turns + 1 == self.setup.accumulate[model] and (here or held.count > 0)
+
+    def _without_overflow(self, here: Sequence[str], overflowed: Collection[str]) -> tuple[str, ...]:
+        """The models whose gradients are good. Those of the others are dropped."""
+        if not overflowed:
+            return tuple(here)
+        assert self.setup.precision.scaling is not None
+        bad = {id(p) for name in overflowed for p in self.optimizers[name][1]}
+        every = self.setup.precision.scaling.skip == "all"
+        lost = [name for name in self.trained if every or any(id(p) in bad for p in self.trained[name])]
+        for name in lost:
+            for p in self.trained[name]:
+                p.grad = None
+        return tuple(name for name in here if name not in lost)
+
+    def _norms(self, due: Sequence[str]) -> tuple[dict[str, Tensor], list[Bound]]:
+        """The norms of the gradients of the models that are ``due``, where asked for, and what bounds them."""
+        norms = {name: gradient_norm(self.trained[name]) for name in due} if self.setup.grad_norms else {}
+        bounds = []
+        for names, clip in self.setup.clips.items():
+            parameters = [p for name in names if name in due for p in self.trained[name]]
+            if parameters:
+                norm = None
+                if clip.norm is not None:
+                    known = norms.get(names[0]) if len(names) == 1 and clip.kind == 2.0 else None
+                    norm = gradient_norm(parameters, clip.kind) if known is None else known
+                    norms.setdefault(" and ".join(names), norm)
+                bounds.append(Bound(parameters, clip, norm))
+        return norms, bounds
+
+    def _move(self, due: Sequence[str], bounds: Sequence[Bound]) -> tuple[str, ...]:
+        """Clip, and step the optimizers of the models that are ``due``. Parameters move from here on."""
+        for bound in bounds:
+            clip_gradients(*bound)
         stepped: list[str] = []
         for name, (optimizer, own) in self.optimizers.items():
             if any(p.grad is not None for p in own):
@@ -182,7 +284,7 @@ class Update:
                 except Exception as error:
                     raise PartialStepError(name, stepped, error) from error
                 stepped.append(name)
-        return report
+        return tuple(stepped)
 
     def _step_by_closure(self, batch: Any, step: int) -> Report:
         """The phase is the closure. Its weights are those of the first evaluation, so that the objective is one."""
@@ -197,7 +299,10 @@ class Update:
                 p.grad = None
             losses, before = self._evaluate(batch, step)
             if report is None:
-                report = self._gradients(losses, before, step)
+                first = self._gradients(losses, before, step)
+                if self.setup.check == "now":
+                    self._check_finite(first.losses, first.weights, "no parameter has moved")
+                report = first
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
             plan = self._planner.plan(losses)
@@ -219,7 +324,8 @@ class Update:
         assert report is not None
         if self.setup.check == "now" and not all([torch.isfinite(p).all() for p in own]):
             raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
-        return report
+        norms = {name: gradient_norm(self.trained[name]) for name in report.models} if self.setup.grad_norms else {}
+        return replace(report, stepped=(self.closure,), grad_norms=norms)
 
     def _look_back(self, batch: Any, step: int, report: Report, rng: RandomState) -> None:
         """Show the rule what the same losses are after the update, under the same random numbers."""
@@ -228,7 +334,7 @@ class Update:
         try:
             for p in frozen:
                 p.requires_grad = False
-            with replayed(rng), self._freezing(modules):
+            with replayed(rng), self._freezing(modules), self.setup.precision.autocast():
                 returned = check_mapping(self.setup.losses(self.setup.models, batch))
                 again = {name: evaluate(name, returned.get(name)) for name in report.losses}
         except Exception as error:
@@ -240,7 +346,7 @@ class Update:
 
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""
-        with self._representation or nullcontext():
+        with self._representation or nullcontext(), self.setup.precision.autocast():
             return self._evaluate_now(batch, step)
 
     def _evaluate_now(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -277,32 +383,35 @@ class Update:
                 self._check_finite(values, {}, "no parameter has moved")
             found = self._balance(losses, step)
             losses.clear()
-            deposit(found.gradients)
             weights: Mapping[str, Weight] = found.weights
             gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
+            if found.overflowed:
+                return Report(values, weights, plan, overflowed=tuple(self.optimizers))
+            deposit(found.gradients)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
                 with buffers_kept(self._with_buffers):
-                    gramian = look(losses, self._planner.group_of, self._routes(losses), self._engine())
+                    routes, scale = self._routes(losses), self.setup.precision.scale
+                    gramian = look(losses, self._planner.group_of, routes, self._engine(), scale)
             weights = self.weights.of(losses, before, step)
-            run(plan, losses, weights, self.trained, modules=self._with_buffers)
+            scaled = self.setup.precision.scaled(weights)
+            run(plan, losses, scaled, self.trained, modules=self._with_buffers)
         for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
             p.grad = None
-        if self.setup.check == "now":
-            self._check_finite(values, weights, "no parameter has moved")
         without = [p for p in self._mine if p.grad is None]
         if len(without) != self._without:
             self._expect.check_parameters()
             self._without = len(without)
         skipped, some = self._expect.lacking(values) if without else ((), {})
         models = tuple(name for name in self.trained if name not in skipped)
-        norms = {name: _norm(self.trained[name]) for name in models} if self.setup.grad_norms else {}
-        return Report(values, weights, plan, models, skipped, some, norms, gramian)
+        return Report(values, weights, plan, models, skipped=skipped, without_grad=some, gramian=gramian)
 
     def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)
-        still = Statistics(self._with_buffers)
-        return balance(losses, self.weights, step, group_of, routes, self._engine(), known=known, statistics=still)
+        still, scale = Statistics(self._with_buffers), self.setup.precision.scale
+        return balance(
+            losses, self.weights, step, group_of, routes, self._engine(), known=known, statistics=still, scale=scale
+        )
 
     def _routes(self, losses: Mapping[str, Tensor]) -> list[int]:
         return [self._planner.route(name) for name in losses]
@@ -311,8 +420,14 @@ class Update:
         """The engine, with the representation that the losses function has just made."""
         return self._representation.engine() if self._representation else self.setup.gramian
 
-    def _check_finite(self, losses: Mapping[str, Tensor], weights: Mapping[str, Weight], when: str) -> None:
-        if what := not_finite(losses, weights):
+    def _check_finite(
+        self,
+        losses: Mapping[str, Tensor],
+        weights: Mapping[str, Weight],
+        when: str,
+        norms: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if what := not_finite(losses, weights, norms or {}):
             raise NonFiniteLossError(
                 f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by "
                 "zero, or a learning rate that is too high."
@@ -332,8 +447,3 @@ class Update:
             finally:
                 for p in self._frozen:
                     p.requires_grad = True
-
-
-def _norm(parameters: Sequence[Tensor]) -> Tensor:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])

@@ -1,0 +1,117 @@
+"""Clipping: bound the gradient of a model, or of several together, before its optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from cograd._routes import names_in
+from cograd.errors import OptimizerError, quoted, report, unknown
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Bound a gradient, by its norm or each of its numbers. A plain number means ``Clip(norm=number)``.
+
+    Args:
+        norm: scale the gradient down where its norm is larger.
+        value: bring each number of the gradient into [-value, value].
+        kind: of the norm: 2 for the Euclidean one, ``math.inf`` for the largest number.
+
+    Raises:
+        OptimizerError: not exactly one of ``norm`` and ``value`` is given, or one is not positive.
+
+    >>> Clip(value=0.5)
+    Clip(norm=None, value=0.5, kind=2.0)
+    """
+
+    norm: float | None = None
+    value: float | None = None
+    kind: float = 2.0
+
+    def __post_init__(self) -> None:
+        if (self.norm is None) == (self.value is None):
+            raise OptimizerError("Clip takes either norm or value, as in Clip(norm=1.0) or Clip(value=0.5).")
+        for name in ("norm", "value", "kind"):
+            bound = getattr(self, name)
+            if bound is not None and not (_number(bound) and bound > 0):
+                raise OptimizerError(f"Clip({name}=...) is a positive number; found {bound!r}.")
+
+
+Clips = float | Clip | Mapping[str | tuple[str, ...], float | Clip]
+
+
+def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]:
+    """The models that are clipped together -> how.
+
+    Args:
+        clip: a bound for each model by itself, or name or names -> bound for those together.
+        models: the names that exist.
+
+    Raises:
+        OptimizerError: lists every entry that does not hold.
+    """
+    if clip is None:
+        return {}
+    entries = clip if isinstance(clip, Mapping) else {(name,): clip for name in models}
+    found: dict[tuple[str, ...], Clip] = {}
+    problems = []
+    for key, bound in entries.items():
+        if isinstance(bound, Clip):
+            how = bound
+        elif _number(bound) and bound > 0:
+            how = Clip(norm=bound)
+        else:
+            problems.append(f"clip[{key!r}] is a positive number or cograd.Clip(...); found {bound!r}.")
+            continue
+        names = names_in(key) or ()
+        problems += [
+            f"clip[{key!r}] names no model. {unknown('models', name, models)}" for name in names if name not in models
+        ]
+        found[names] = how
+    named = [name for names in found for name in names]
+    if twice := [name for name in models if named.count(name) > 1]:
+        problems.append(f"clip names {quoted(twice)} more than once, and a gradient is clipped once.")
+    if problems:
+        raise OptimizerError(report(list(dict.fromkeys(problems))))
+    return found
+
+
+def gradient_norm(parameters: Iterable[Tensor], kind: float = 2.0) -> Tensor:
+    """The norm of all gradients of ``parameters`` as one vector."""
+    return get_total_norm([values(p.grad) for p in parameters if p.grad is not None], kind)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], clip: Clip, norm: Tensor | None) -> None:
+    """Bound the gradients in place.
+
+    Args:
+        parameters: those whose gradients are taken together.
+        clip: how.
+        norm: their norm, if it is that which is bounded.
+    """
+    gradients = [values(p.grad) for p in parameters if p.grad is not None]
+    if clip.value is not None:
+        torch._foreach_clamp_min_(gradients, -clip.value)
+        torch._foreach_clamp_max_(gradients, clip.value)
+    elif norm is not None and clip.norm is not None:
+        factor = torch.clamp(clip.norm / (norm + 1e-6), max=1.0)
+        for g in gradients:
+            g.mul_(factor.to(g.device))
+
+
+def values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient, also of a sparse one (which must be coalesced)."""
+    return gradient._values() if gradient.is_sparse else gradient
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
