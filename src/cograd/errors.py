@@ -20,7 +20,11 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     ├── StateError (ValueError)              a state_dict that does not fit
     │   └── CheckpointError (OSError)        a checkpoint that cannot be written or read
     ├── TrainingError (ValueError)           fit was asked for something that does not hold together
-    │   └── LoaderError (TypeError)          a loader, or a batch of one
+    │   ├── LoaderError (TypeError)          a loader, or a batch of one
+    │   └── UnknownValueError (KeyError)     a value that no run has logged
+    ├── LogError (ValueError)                a logger that cannot do what it is asked to
+    │   ├── LogFileError (OSError)           a log that cannot be written or continued
+    │   └── MissingPackageError (ImportError)
     ├── DiagnosisError (ValueError)          a rule or a baseline that does not exist
     └── RecipeError (ValueError)             a recipe that does not exist
 
@@ -140,6 +144,24 @@ class TrainingError(CogradError, ValueError):
 
 class LoaderError(TrainingError, TypeError):
     """A loader gives no batches, or cannot be continued where it was."""
+
+
+class UnknownValueError(TrainingError, KeyError):
+    """A history, a criterion or ``best`` is asked for a value that is not logged."""
+
+    __str__ = Exception.__str__  # that of KeyError puts quotes around the message
+
+
+class LogError(CogradError, ValueError):
+    """A logger is used in a way that it cannot follow, or was given something that is not a number."""
+
+
+class LogFileError(LogError, OSError):
+    """A log cannot be written, or what is there cannot be continued. What was written before is whole."""
+
+
+class MissingPackageError(LogError, ImportError):
+    """A logger needs a package that is not installed."""
 
 
 class DiagnosisError(CogradError, ValueError):

@@ -1,0 +1,133 @@
+"""What a run has seen: every value by name, why it stopped, and its best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from cograd.errors import UnknownValueError, unknown
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The numbers of one value, and the steps after which they were taken.
+
+    >>> series = Series([50, 100], [0.7, 0.4])
+    >>> series.last, len(series)
+    (0.4, 2)
+    """
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def last(self) -> float:
+        """The newest number."""
+        return self.values[-1]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best value of the metric that ``fit(best=...)`` names, and after which step it was."""
+
+    metric: str
+    value: float
+    step: int
+
+
+@final
+class History(Mapping[str, Series]):
+    """What ``fit`` returns: every logged value by name, of the whole run, earlier parts included. ``print`` it.
+
+    Attributes:
+        stopped_by: why the run ended, in words; None while it goes on.
+        best: the best value of the metric that was asked for; None without one.
+        steps: steps done.
+        epochs: epochs completed.
+
+    >>> history = History()
+    >>> history.add({"loss/digit": 0.7}, step=50)
+    >>> history.add({"loss/digit": 0.4, "val/digit": 0.5}, step=100)
+    >>> history["loss/digit"].values, history["val/digit"].steps
+    ([0.7, 0.4], [100])
+    >>> print(history)
+    value       first  last        lowest        highest
+    loss/digit    0.7   0.4  0.4 (at 100)    0.7 (at 50)
+    val/digit     0.5   0.5  0.5 (at 100)   0.5 (at 100)
+    100 steps, 0 epochs
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[str, Series] = {}
+        self.stopped_by: str | None = None
+        self.best: Best | None = None
+        self.steps = 0
+        self.epochs = 0
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Take note of ``values``, seen after ``step`` steps."""
+        self.steps = step
+        for name, value in values.items():
+            series = self._series.setdefault(name, Series())
+            series.steps.append(step)
+            series.values.append(value)
+
+    def __getitem__(self, name: str) -> Series:
+        if name not in self._series:
+            raise UnknownValueError(f"There is no value {name!r}. {unknown('values', name, self._series)}")
+        return self._series[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._series)
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def __repr__(self) -> str:
+        return f"History({len(self)} values, {self.steps} steps, {self.epochs} epochs, stopped_by={self.stopped_by!r})"
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("value", "first", "last", "lowest", "highest")]
+        for name, series in self.items():
+            numbers = [pair for pair in zip(series.values, series.steps, strict=True) if not math.isnan(pair[0])]
+            ends = (
+                [f"{value:.4g} (at {step})" for value, step in (min(numbers), max(numbers))] if numbers else ["nan"] * 2
+            )
+            rows.append((name, f"{series.values[0]:.4g}", f"{series.last:.4g}", *ends))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        ended = f"; stopped: {self.stopped_by}" if self.stopped_by else ""
+        lines.append(f"{self.steps} steps, {self.epochs} epochs{ended}")
+        if self.best:
+            lines.append(f"best {self.best.metric}: {self.best.value:.4g} at step {self.best.step}")
+        return "\n".join(lines)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in plain numbers and containers."""
+        return {
+            "series": {name: {"steps": list(s.steps), "values": list(s.values)} for name, s in self._series.items()},
+            "stopped_by": self.stopped_by,
+            "best": None if self.best is None else [self.best.metric, self.best.value, self.best.step],
+            "steps": self.steps,
+            "epochs": self.epochs,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what ``state`` was taken of."""
+        self._series = {name: Series(list(s["steps"]), list(s["values"])) for name, s in state["series"].items()}
+        self.stopped_by = state["stopped_by"]
+        self.best = None if state["best"] is None else Best(*state["best"])
+        self.steps, self.epochs = state["steps"], state["epochs"]
