@@ -161,7 +161,11 @@ class LogFileError(LogError, OSError):
 
 
 class MissingPackageError(LogError, ImportError):
-    """A logger needs a package that is not installed."""
+    """A logger needs a package that is not installed, which is its ``name``."""
+
+    def __init__(self, message: str, package: str) -> None:
+        super().__init__(message)
+        self.name = package
 
 
 class DiagnosisError(CogradError, ValueError):

@@ -1,0 +1,56 @@
+"""A file that grows by whole lines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cograd.errors import LogFileError
+
+
+class Appended:
+    """Of the file at ``path`` the first ``keep`` bytes stay; lines are written behind them, at once.
+
+    A line that does not fit on the disk is taken back, so that the file holds whole lines only. Only
+    a kill in the middle of a write leaves a part of one, as the last line.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self._path = path
+        self.size = keep
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(keep)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def append(self, line: bytes) -> None:
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except BaseException as error:
+            self._file.truncate(self.size)
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error) from error
+            raise
+        self.size += written
+
+    def sync(self) -> None:
+        """Wait until all of it is on the disk: a checkpoint is about to count on it."""
+        if not self.closed:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def unwritable(path: Path, error: OSError) -> LogFileError:
+    return LogFileError(
+        f"{path} cannot be written: {error.strerror or error}. What was in it is whole. "
+        "Make room for it, or choose another run directory."
+    )
