@@ -203,8 +203,8 @@ def test_the_first_phase_alone_moved_its_own_model(picture, same):
     assert moved == {"disc.weight", "disc.bias"}
     same(before["optimizers"]["gen"], after["optimizers"]["gen"])
     assert after["optimizers"]["disc"]["state"][0]["step"].item() == 1
-    same(before["weighting"][1], after["weighting"][1])
-    assert after["weighting"][0]["weighting"]["steps"] == 1
+    same(before["rest"]["phases"][1], after["rest"]["phases"][1])
+    assert after["rest"]["phases"][0]["weighting"]["steps"] == 1
 
 
 # -- optimizers that fail --------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]
             problems.append(f"clip[{key!r}] is a positive number or cograd.Clip(...); found {bound!r}.")
             continue
         names = names_in(key) or ()
+        if not names:
+            problems.append(f"clip maps names of models, or tuples of them, to bounds; found the key {key!r}.")
         problems += [
             f"clip[{key!r}] names no model. {unknown('models', name, models)}" for name in names if name not in models
         ]
@@ -86,7 +88,7 @@ def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]
 
 def gradient_norm(parameters: Iterable[Tensor], kind: float = 2.0) -> Tensor:
     """The norm of all gradients of ``parameters`` as one vector."""
-    return get_total_norm([values(p.grad) for p in parameters if p.grad is not None], kind)
+    return get_total_norm(gradient_values(parameters), kind)
 
 
 @torch.no_grad()
@@ -98,7 +100,7 @@ def clip_gradients(parameters: Iterable[Tensor], clip: Clip, norm: Tensor | None
         clip: how.
         norm: their norm, if it is that which is bounded.
     """
-    gradients = [values(p.grad) for p in parameters if p.grad is not None]
+    gradients = gradient_values(parameters)
     if clip.value is not None:
         torch._foreach_clamp_min_(gradients, -clip.value)
         torch._foreach_clamp_max_(gradients, clip.value)
@@ -108,9 +110,15 @@ def clip_gradients(parameters: Iterable[Tensor], clip: Clip, norm: Tensor | None
             g.mul_(factor.to(g.device))
 
 
-def values(gradient: Tensor) -> Tensor:
-    """The numbers of a gradient, also of a sparse one (which must be coalesced)."""
-    return gradient._values() if gradient.is_sparse else gradient
+def gradient_values(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The numbers of each gradient, to be changed in place. Sparse gradients are coalesced."""
+    found = []
+    for p in parameters:
+        if p.grad is not None:
+            if p.grad.is_sparse:
+                p.grad = p.grad.coalesce()
+            found.append(p.grad._values() if p.grad.is_sparse else p.grad)
+    return found
 
 
 def _number(value: object) -> bool:

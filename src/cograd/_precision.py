@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from cograd._clip import gradient_values
 from cograd.errors import PrecisionError, report
 
 _LEAST_SCALE = 2.0**-20
@@ -109,12 +110,8 @@ class Precision:
         found: dict[str, list[Tensor]] = {}
         for name, parameters in optimizers.items():
             groups: dict[Any, list[Tensor]] = {}
-            for p in parameters:
-                if p.grad is not None:
-                    if p.grad.is_sparse:
-                        p.grad = p.grad.coalesce()
-                    g = p.grad._values() if p.grad.is_sparse else p.grad
-                    groups.setdefault((g.device, g.dtype), []).append(g)
+            for g in gradient_values(parameters):
+                groups.setdefault((g.device, g.dtype), []).append(g)
             for (device, _), gradients in groups.items():
                 overflow, inverse = torch.zeros(1, device=device), torch.full((1,), 1 / self.scale, device=device)
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)

@@ -117,7 +117,7 @@ class Update:
         if self.setup.check == "late":
             self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
-        if report.models or report.held or not report.overflowed:
+        if report.models or not (report.overflowed or self.weights.looks_back):
             self.weights.commit()
         if self.weights.looks_back and report.models:
             self._look_back(batch, step, report, rng)
