@@ -34,7 +34,8 @@ def toy():
 
 
 def test_every_example_has_a_test():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"multi_digits", "fonseca", "toy_two_losses"}
+    loops = {"lightning_module", "fabric_loop", "accelerate_loop"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"multi_digits", "fonseca", "toy_two_losses"} | loops
 
 
 def test_digits_write_tables_a_file_and_a_picture(digits, tmp_path, capsys):
@@ -130,3 +131,29 @@ def test_the_toy_prints_and_draws(toy, tmp_path, capsys):
     assert all(len(path.points) == 6 for mine in paths.values() for path in mine)
     assert "| UPGrad" in capsys.readouterr().out
     assert (tmp_path / "toy.png").stat().st_size > 1000
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
+    "ignore:GPU available but not used",
+    "ignore:The '.*_dataloader' does not have many workers",
+)
+def test_a_gan_inside_lightning_learns(capsys):
+    before, after = example("lightning_module").main(["--epochs", "20"])
+    assert "380 batches, 380 updates of the generator" in capsys.readouterr().out
+    assert before == 0
+    assert after > 0.02
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_heads_in_a_fabric_loop_learn(precision, capsys):
+    before, after = example("fabric_loop").main(["--epochs", "2", "--precision", precision])
+    assert "digits read" in capsys.readouterr().out
+    assert after.digit > before.digit + 0.5
+    assert after.ink < before.ink / 4
+
+
+def test_two_towers_inside_accelerate_learn_and_resume(capsys):
+    before, after, resumed = example("accelerate_loop").main(["--epochs", "4"])
+    assert "the same bit for bit" in capsys.readouterr().out
+    assert after == resumed > before + 0.2
