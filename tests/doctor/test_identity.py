@@ -17,7 +17,7 @@ from cograd import diagnosis
 SCRIPTS = Path(__file__).parent / "scripts"
 TRAPS = sorted((SCRIPTS / "traps").glob("*.py"))
 CORRECT = sorted((SCRIPTS / "correct").glob("*.py"))
-NOTED = {"compiled"}  # where the report says what it could not check
+NOTED = {"compiled", "reversal_and_custom_function"}  # where the report says what it could not check
 
 
 def digest(variables):

@@ -43,7 +43,7 @@ class _Watch:
         self._nodes: dict[int, Any] = {}  # keeps the accumulators, and so the hooks on them, alive
         self._hooks = ExitStack()
 
-    def _starting(self) -> None:
+    def _starting(self, _site: Site, _roots: tuple[Tensor, ...], _plain: bool) -> None:
         self._arrived = {}
         for p in self._parameters:
             if p.requires_grad and id(p) not in self._nodes:

@@ -1,9 +1,12 @@
 """Recording what a training script does with gradients: events, and the operations of the first iterations."""
 
+from cograd.tracing._addends import sums as sums
+from cograd.tracing._addends import terms as terms
 from cograd.tracing._cuts import Cut as Cut
 from cograd.tracing._cuts import cut as cut
 from cograd.tracing._cuts import cuts as cuts
 from cograd.tracing._cuts import lost as lost
+from cograd.tracing._events import Addend as Addend
 from cograd.tracing._events import Aliased as Aliased
 from cograd.tracing._events import Backward as Backward
 from cograd.tracing._events import Cleared as Cleared
@@ -15,6 +18,7 @@ from cograd.tracing._events import Held as Held
 from cograd.tracing._events import MadeLeaf as MadeLeaf
 from cograd.tracing._events import Normalised as Normalised
 from cograd.tracing._events import OptimizerMade as OptimizerMade
+from cograd.tracing._events import Pulled as Pulled
 from cograd.tracing._events import Replaced as Replaced
 from cograd.tracing._events import Stale as Stale
 from cograd.tracing._events import Step as Step

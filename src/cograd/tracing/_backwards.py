@@ -28,7 +28,7 @@ class Backwards:
         since: optimizer -> the backward passes since its last step.
         written: address that an optimizer wrote -> sequence number, parameter, line of the step, optimizer.
         scaling: whether a GradScaler scaled a loss.
-        starting: called before each.
+        starting: called before each, with its line, what is differentiated, and whether that is all that was given.
         new_line: called before the first at a line.
     """
 
@@ -39,7 +39,7 @@ class Backwards:
         self.since: defaultdict[int, list[int]] = defaultdict(list)
         self.written: dict[int, tuple[int, int, Site, int]] = {}
         self.scaling = False
-        self.starting: Callable[[], Any] = lambda: None
+        self.starting: Callable[[Site, tuple[Tensor, ...], bool], Any] = lambda site, roots, plain: None
         self.new_line: Callable[[], Any] = lambda: None
         self._journal = journal
         self._scaled: Numbers[Any] = Numbers()
@@ -52,12 +52,12 @@ class Backwards:
         for one in loss if isinstance(loss, (list, tuple)) else (loss,):
             self._scaled.of(one)
 
-    def run(self, roots: tuple[Tensor, ...], retain: bool, run: Callable[[], Any]) -> Any:
+    def run(self, roots: tuple[Tensor, ...], retain: bool, plain: bool, run: Callable[[], Any]) -> Any:
         """Record a backward pass that ``run`` makes."""
         site, facts = here(), None
         with self._journal.guarded():
-            self.starting()
             facts = self._before(site, roots)
+            self.starting(site, roots, plain)
         busy, self._journal.tape.busy = self._journal.tape.busy, True
         try:
             result = run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from cograd.tracing._sites import Site
@@ -278,3 +278,35 @@ class Held(Event):
     def subject(self) -> Hashable:
         """The name of the container."""
         return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """A loss, or one of the addends of a loss.
+
+    Attributes:
+        backward: the ``at`` of the backward that differentiated it.
+        site: the line of that backward.
+        loss: what was differentiated there, in the user's words.
+        values: its values on the tape; empty for a whole loss.
+        reached: the parameters that it gave a gradient to.
+    """
+
+    backward: int
+    site: Site
+    loss: str
+    values: tuple[int, ...]
+    reached: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled(Event):
+    """How strongly the losses between two optimizer steps pulled, in the first iterations.
+
+    Attributes:
+        addends: the losses, or their addends.
+        inner: parameter -> the inner products of the gradients of the addends.
+    """
+
+    addends: tuple[Addend, ...]
+    inner: Mapping[int, tuple[tuple[float, ...], ...]]

@@ -81,9 +81,10 @@ def _gradients(recorder: Recorder, patches: Patches) -> None:
         roots = (given,) if isinstance(given, Tensor) else tuple(t for t in given if isinstance(t, Tensor))
         named = dict(zip(("tensors", "grad_tensors", "retain_graph", "create_graph"), args, strict=False)) | kwargs
         retain = bool(named.get("retain_graph") or named.get("create_graph"))
+        plain = named.get("grad_tensors") is None and named.get("inputs") is None and not named.get("create_graph")
         if not recorder.journal.ours():
             return original(*args, **kwargs)
-        return recorder.backwards.run(roots, retain, lambda: original(*args, **kwargs))
+        return recorder.backwards.run(roots, retain, plain, lambda: original(*args, **kwargs))
 
     def clip(original: Original, args: Args, kwargs: Kwargs) -> Any:
         given = args[0] if args else kwargs.pop("parameters")

@@ -61,6 +61,16 @@ def saved(node: Node) -> Iterator[Tensor]:
                 yield data
 
 
+def has_saved_hooks(node: Node) -> bool:
+    """Whether reading what ``node`` saved would run code of the script or of a checkpoint."""
+    for name in _saved_names(_kind(node)):
+        held = getattr(node, name)
+        for one in held if isinstance(held, (tuple, list)) else (held,):
+            if getattr(one, "unpack_hook", None) is not None:
+                return True
+    return False
+
+
 def _kind(node: Node) -> Any:
     return type(node)
 

@@ -15,6 +15,7 @@ from cograd.tracing._backwards import Backwards
 from cograd.tracing._calls import caller
 from cograd.tracing._journal import Journal
 from cograd.tracing._log import Log
+from cograd.tracing._pulls import Pulls
 from cograd.tracing._setup import Setup
 from cograd.tracing._sites import NOWHERE, Site, here, of_traceback
 from cograd.tracing._steps import Steps
@@ -40,6 +41,8 @@ class Recorder:
         self.setup = Setup(self.journal)
         self.on_step: Callable[[int], None] | None = None
         self.backwards.new_line = self._want_tape
+        pulls = Pulls(self.journal)
+        self.backwards.starting, self.journal.on_event = pulls.starting, pulls.happened
         self.steps.cleared, self.steps.stepped = self._resume, self._after_step
         tape = self.journal.tape
         tape.made_leaf, tape.flagged, tape.wrote = self._made_leaf, self._flagged, self._wrote

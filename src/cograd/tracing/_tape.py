@@ -13,6 +13,7 @@ from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
+from cograd.tracing._beside import touched
 from cograd.tracing._objects import Numbers
 from cograd.tracing._sites import Site, here
 from cograd.tracing._values import ESCAPES, Value
@@ -21,10 +22,11 @@ _MANY = 60_000  # values at most
 _BACK = 50  # readings of values that a new tensor may be made of
 _REWRAPS = frozenset({"tensor", "as_tensor", "asarray"})
 _PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+_TOUCHES = frozenset({"grad_fn", "register_hook", "retain_grad"})  # how a script comes to the nodes of a graph
 _SILENT = frozenset({
     "size", "dim", "numel", "nelement", "stride", "data_ptr", "element_size", "storage_offset", "is_contiguous",
-    "is_floating_point", "is_complex", "get_device", "type", "register_hook",
-    "register_post_accumulate_grad_hook", "backward", "retain_grad", "__len__", "__hash__", "__repr__",
+    "is_floating_point", "is_complex", "get_device", "type",
+    "register_post_accumulate_grad_hook", "backward", "__len__", "__hash__", "__repr__",
     "__format__", "__bool__", "__contains__", "is_same_size", "has_names", "is_inference", "is_sparse",
     "allclose", "equal", "is_tensor", "untyped_storage", "__setstate__", "__reduce_ex__", "__deepcopy__",
     "__dir__", "is_shared", "_is_view", "is_pinned", "__iter__", "zeros_like", "ones_like", "rand_like",
@@ -126,6 +128,11 @@ class Tape(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, grad_mode: bool
     ) -> None:
         name = name_of(func)
+        if name in _TOUCHES:
+            node = result if name == "grad_fn" else args[0].grad_fn
+            if node is not None:
+                touched(node)
+            return
         if name in _SILENT or (getattr(func, "__name__", "") == "__get__" and name not in _PROPERTIES):
             return
         if name in ("requires_grad_", "requires_grad="):
