@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,17 +249,13 @@ class Joint:
         _need_grad_mode("step")
         self._precision.refuse_outer()
         reports = []
-        try:
+        with self._advancing():
             for update in self.updates_now():
                 if update.phase.due(self.steps):
                     for _ in range(update.phase.repeat):
                         report = update(batch, self.steps)
                         self._updated(report)
                         reports.append(report)
-        finally:
-            for schedule in self._schedules.values():
-                if not schedule.each_epoch:
-                    schedule.advance()
         self.steps += 1
         return StepReport(reports)
 
@@ -269,13 +266,13 @@ class Joint:
             Their names. ``end_epoch`` does this too.
         """
         _need_grad_mode("flush")
-        reports = [report for update in self.updates_now() if (report := update.flush())]
-        for report in reports:
-            self._updated(report)
-        for schedule in self._schedules.values():
-            if not schedule.each_epoch:
-                schedule.advance()
-        return tuple(dict.fromkeys(name for report in reports for name in report.models))
+        updated: dict[str, None] = {}
+        with self._advancing():
+            for update in self.updates_now():
+                if report := update.flush():
+                    self._updated(report)
+                    updated |= dict.fromkeys(report.models)
+        return tuple(updated)
 
     def freeze(self, *names: str) -> None:
         """These models are done: no phase updates them any more. ``requires_grad_(True)`` undoes it.
@@ -304,6 +301,16 @@ class Joint:
     def frozen(self) -> tuple[str, ...]:
         """The models without a parameter that requires grad. Followers are not among them."""
         return tuple(n for n, model in self._modules.items() if n not in self._followers and not trainable(model))
+
+    @contextmanager
+    def _advancing(self) -> Iterator[None]:
+        """Whatever happens, the schedulers advance once where their optimizers have stepped."""
+        try:
+            yield
+        finally:
+            for schedule in self._schedules.values():
+                if not schedule.each_epoch:
+                    schedule.advance()
 
     def _updated(self, report: Report) -> None:
         """These models have moved: count it, and let their followers follow."""

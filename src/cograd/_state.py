@@ -80,7 +80,7 @@ def load_state(
     for update, saved in zip(phases, state["phases"], strict=True):
         if update.weights.balance is not None:
             update.weights.balance.load_state_dict(saved["weighting"])
-        update.gathered = {name: _load_held(setup.models[name], held) for name, held in saved["held"].items()}
+        update.gathered.update({name: _load_held(setup.models[name], held) for name, held in saved["held"].items()})
     for name, schedule in extras.schedules.items():
         schedule.load_state_dict(state["schedulers"][name])
     for name, follower in extras.followers.items():

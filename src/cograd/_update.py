@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from cograd._accumulation import Held
 from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
-from cograd._clip import Clip, clip_gradients, gradient_norm
+from cograd._clip import gradient_norm
 from cograd._expect import Expectations, Setup
 from cograd._losses import check_mapping, evaluate, no_graph, not_finite
 from cograd._models import Statistics, buffers_kept, trainable, with_buffers
+from cograd._move import Move
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
@@ -34,14 +35,6 @@ from cograd.errors import (
 from cograd.gramian import At, Engine
 
 
-class Bound(NamedTuple):
-    """Parameters whose gradients are clipped together, how, and their norm if that is bounded."""
-
-    parameters: Sequence[Tensor]
-    clip: Clip
-    norm: Tensor | None
-
-
 class Update:
     """One phase of a ``Joint``, bound to its parameters and optimizers.
 
@@ -49,7 +42,6 @@ class Update:
         phase: the declaration.
         weights: the factors of its losses, and the state of its rule.
         plan: the passes that ran last; None before the first.
-        gathered: model -> what it holds for its next update, for models that are not updated each time.
         closure: the optimizer that evaluates the losses itself, if there is one.
     """
 
@@ -60,9 +52,14 @@ class Update:
         self._unchecked: tuple[Mapping[str, Tensor], Mapping[str, Weight]] = ({}, {})
         where = setup.gramian.where if isinstance(setup.gramian, At) else None
         self._representation = Representation(where, setup.models[where]) if isinstance(where, str) else None
-        self.gathered: dict[str, Held] = {}
+        self._move = Move(setup)
         self._without = -1  # parameters without gradient in the last update
         self.bind()
+
+    @property
+    def gathered(self) -> dict[str, Held]:
+        """Model -> what it holds for its next update, for models that are not updated each time."""
+        return self._move.gathered
 
     def bind(self) -> None:
         """Look at parameters and optimizers anew, since flags or parameter groups have changed."""
@@ -82,8 +79,7 @@ class Update:
         self._with_buffers = with_buffers(models[name] for name in models)
         self._planner = Planner(self.trained, self.setup.trains)
         self._expect.bind(self.trained, self._others)
-        several = [name for name in self.trained if self.setup.accumulate[name] > 1]
-        self.gathered = {name: self.gathered.get(name) or Held() for name in several}
+        self._move.bind(self.trained, {name: own for name, (_, own) in self.optimizers.items()})
 
     def __call__(self, batch: Any, step: int) -> Report:
         """One simultaneous update. After an exception nothing has changed, unless it is a PartialStepError."""
@@ -189,102 +185,21 @@ class Update:
 
     def _step(self, batch: Any, step: int) -> Report:
         report = self._gradients(*self._evaluate(batch, step), step)
-        overflowed, here = report.overflowed, report.models
-        if self.setup.precision.scaling:
-            overflowed = overflowed or self.setup.precision.unscale({n: own for n, (_, own) in self.optimizers.items()})
-            here = self._without_overflow(here, overflowed)
-        due = [name for name in self.trained if self._due(name, name in here)]
-        for name in due:
-            if name in self.gathered:
-                self.gathered[name].give(self.trained[name], name in here)
-        norms, bounds = self._norms(due)
-        if self.setup.check == "now":
-            self._check_finite(report.losses, report.weights, "no parameter has moved", norms)
-        self.setup.precision.update(bool(overflowed))
-
-        for name in here:
-            if name not in due:
-                self.gathered[name].add(self.trained[name])
-        stepped = self._move(due, bounds)
-        for name, held in self.gathered.items():
-            held.turns += 1
-            if name in due or held.turns == self.setup.accumulate[name]:
-                self.gathered[name] = Held()
-        counts = {name: held.count for name, held in self.gathered.items() if held.count}
-        norms = norms if self.setup.grad_norms else {}
-        return replace(report, models=tuple(due), stepped=stepped, held=counts, overflowed=overflowed, grad_norms=norms)
+        return self._move(report, lambda norms: self._check(report, norms))
 
     def flush(self) -> Report | None:
         """Update the models that hold gradients by what they hold. None if there are none."""
-        due = [name for name, held in self.gathered.items() if held.count]
-        if not due:
-            return None
         set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
         try:
             for p, _ in set_aside:
                 p.grad = None
-            for name in due:
-                self.gathered[name].give(self.trained[name], here=False)
-            norms, bounds = self._norms(due)
-            if self.setup.check == "now":
-                self._check_finite({}, {}, "no parameter has moved", norms)
-            stepped = self._move(due, bounds)
+            report = Report({}, {}, Plan((), "no loss is evaluated: this is what was gathered before"))
+            return self._move.flush(report, lambda norms: self._check(report, norms))
         finally:
             for p in self._mine:
                 p.grad = None
             for p, g in set_aside:
                 p.grad = g
-        self.gathered.update({name: Held() for name in due})
-        return Report({}, {}, self.plan or Plan((), "what was gathered earlier"), tuple(due), stepped)
-
-    def _due(self, model: str, here: bool) -> bool:
-        """Is ``model`` updated now, given whether it has just got a gradient?"""
-        held = self.gathered.get(model)
-        if held is None:
-            return here
-        return held.turns + 1 == self.setup.accumulate[model] and (here or held.count > 0)
-
-    def _without_overflow(self, here: Sequence[str], overflowed: Collection[str]) -> tuple[str, ...]:
-        """The models whose gradients are good. Those of the others are dropped."""
-        if not overflowed:
-            return tuple(here)
-        assert self.setup.precision.scaling is not None
-        bad = {id(p) for name in overflowed for p in self.optimizers[name][1]}
-        every = self.setup.precision.scaling.skip == "all"
-        lost = [name for name in self.trained if every or any(id(p) in bad for p in self.trained[name])]
-        for name in lost:
-            for p in self.trained[name]:
-                p.grad = None
-        return tuple(name for name in here if name not in lost)
-
-    def _norms(self, due: Sequence[str]) -> tuple[dict[str, Tensor], list[Bound]]:
-        """The norms of the gradients of the models that are ``due``, where asked for, and what bounds them."""
-        norms = {name: gradient_norm(self.trained[name]) for name in due} if self.setup.grad_norms else {}
-        bounds = []
-        for names, clip in self.setup.clips.items():
-            parameters = [p for name in names if name in due for p in self.trained[name]]
-            if parameters:
-                norm = None
-                if clip.norm is not None:
-                    known = norms.get(names[0]) if len(names) == 1 and clip.kind == 2.0 else None
-                    norm = gradient_norm(parameters, clip.kind) if known is None else known
-                    norms.setdefault(" and ".join(names), norm)
-                bounds.append(Bound(parameters, clip, norm))
-        return norms, bounds
-
-    def _move(self, due: Sequence[str], bounds: Sequence[Bound]) -> tuple[str, ...]:
-        """Clip, and step the optimizers of the models that are ``due``. Parameters move from here on."""
-        for bound in bounds:
-            clip_gradients(*bound)
-        stepped: list[str] = []
-        for name, (optimizer, own) in self.optimizers.items():
-            if any(p.grad is not None for p in own):
-                try:
-                    optimizer.step()
-                except Exception as error:
-                    raise PartialStepError(name, stepped, error) from error
-                stepped.append(name)
-        return tuple(stepped)
 
     def _step_by_closure(self, batch: Any, step: int) -> Report:
         """The phase is the closure. Its weights are those of the first evaluation, so that the objective is one."""
@@ -300,8 +215,7 @@ class Update:
             losses, before = self._evaluate(batch, step)
             if report is None:
                 first = self._gradients(losses, before, step)
-                if self.setup.check == "now":
-                    self._check_finite(first.losses, first.weights, "no parameter has moved")
+                self._check(first, {})
                 report = first
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
@@ -419,6 +333,10 @@ class Update:
     def _engine(self) -> Engine | None:
         """The engine, with the representation that the losses function has just made."""
         return self._representation.engine() if self._representation else self.setup.gramian
+
+    def _check(self, report: Report, norms: Mapping[str, Tensor]) -> None:
+        if self.setup.check == "now":
+            self._check_finite(report.losses, report.weights, "no parameter has moved", norms)
 
     def _check_finite(
         self,

@@ -1,0 +1,124 @@
+"""From gradients to moved parameters: unscale, gather, bound, step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from cograd._accumulation import Held
+from cograd._clip import Clip, clip_gradients, gradient_norm
+from cograd._expect import Setup
+from cograd._report import Report
+from cograd.errors import PartialStepError
+
+Check = Callable[[Mapping[str, Tensor]], None]  # raises if something is not finite; takes norms by model
+
+
+class Move:
+    """The second half of a phase: what its options make of the gradients.
+
+    Attributes:
+        gathered: model -> what it holds for its next update, for models that are not updated each time.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.gathered: dict[str, Held] = {}
+
+    def bind(self, trained: Mapping[str, Sequence[Tensor]], optimizers: Mapping[str, Sequence[Tensor]]) -> None:
+        """Take note of the parameters: by model, and by optimizer."""
+        self.trained, self.optimizers = trained, optimizers
+        several = [name for name in trained if self.setup.accumulate[name] > 1]
+        self.gathered = {name: self.gathered.get(name) or Held() for name in several}
+
+    def __call__(self, report: Report, check: Check) -> Report:
+        """Update the models that are due by their ``.grad``. Until the first optimizer steps, an exception
+        leaves everything but ``.grad`` as it was.
+        """
+        precision, here, overflowed = self.setup.precision, report.models, report.overflowed
+        if precision.scaling:
+            overflowed = overflowed or precision.unscale(self.optimizers)
+            here = self._without_overflow(here, overflowed)
+        due = [name for name in self.trained if self._due(name, name in here)]
+        for name in due:
+            if name in self.gathered:
+                self.gathered[name].give(self.trained[name], name in here)
+        norms, clips = self._norms(due)
+        check(norms)
+        precision.update(bool(overflowed))
+
+        for name in here:
+            if name not in due:
+                self.gathered[name].add(self.trained[name])
+        stepped = self._step(clips)
+        for name, held in self.gathered.items():
+            held.turns += 1
+            if name in due or held.turns >= self.setup.accumulate[name]:
+                self.gathered[name] = Held()
+        counts = {name: held.count for name, held in self.gathered.items() if held.count}
+        norms = norms if self.setup.grad_norms else {}
+        return replace(report, models=tuple(due), stepped=stepped, held=counts, overflowed=overflowed, grad_norms=norms)
+
+    def flush(self, report: Report, check: Check) -> Report | None:
+        """Update the models that hold gradients by what they hold. None if there are none."""
+        due = [name for name, held in self.gathered.items() if held.count]
+        for name in due:
+            self.gathered[name].give(self.trained[name], here=False)
+        norms, clips = self._norms(due)
+        check(norms)
+        stepped = self._step(clips)
+        self.gathered = {name: Held() for name in self.gathered}
+        return replace(report, models=tuple(due), stepped=stepped) if due else None
+
+    def _due(self, model: str, here: bool) -> bool:
+        """Is ``model`` updated now, given whether it has just got a gradient?"""
+        held = self.gathered.get(model)
+        if held is None:
+            return here
+        return held.turns + 1 >= self.setup.accumulate[model] and (here or held.count > 0)
+
+    def _without_overflow(self, here: Sequence[str], overflowed: Collection[str]) -> tuple[str, ...]:
+        """The models whose gradients are good. Those of the others are dropped."""
+        if not overflowed:
+            return tuple(here)
+        assert self.setup.precision.scaling is not None
+        bad = {id(p) for name in overflowed for p in self.optimizers[name]}
+        every = self.setup.precision.scaling.skip == "all"
+        lost = [name for name, own in self.trained.items() if every or any(id(p) in bad for p in own)]
+        for name in lost:
+            for p in self.trained[name]:
+                p.grad = None
+        return tuple(name for name in here if name not in lost)
+
+    def _norms(
+        self, due: Sequence[str]
+    ) -> tuple[dict[str, Tensor], list[tuple[Sequence[Tensor], Clip, Tensor | None]]]:
+        """The norms that are asked for, of the models that are ``due``; and what to clip, how, with which norm."""
+        norms = {name: gradient_norm(self.trained[name]) for name in due} if self.setup.grad_norms else {}
+        clips: list[tuple[Sequence[Tensor], Clip, Tensor | None]] = []
+        for names, clip in self.setup.clips.items():
+            parameters = [p for name in names if name in due for p in self.trained[name]]
+            if parameters:
+                norm = None
+                if clip.norm is not None:
+                    known = norms.get(names[0]) if len(names) == 1 and clip.kind == 2.0 else None
+                    norm = gradient_norm(parameters, clip.kind) if known is None else known
+                    norms.setdefault(" and ".join(names), norm)
+                clips.append((parameters, clip, norm))
+        return norms, clips
+
+    def _step(self, clips: Sequence[tuple[Sequence[Tensor], Clip, Tensor | None]]) -> tuple[str, ...]:
+        """Clip, then step each optimizer that has a gradient. Parameters move from here on."""
+        for parameters, clip, norm in clips:
+            clip_gradients(parameters, clip, norm)
+        stepped: list[str] = []
+        for name, own in self.optimizers.items():
+            if any([p.grad is not None for p in own]):
+                try:
+                    self.setup.optimizers[name].step()
+                except Exception as error:
+                    raise PartialStepError(name, stepped, error) from error
+                stepped.append(name)
+        return tuple(stepped)
