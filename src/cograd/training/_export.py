@@ -1,0 +1,62 @@
+"""One model's weights, in a file that other programs read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from cograd.errors import CheckpointError, ModelError, quoted
+from cograd.training._files import reason, write_atomically
+
+
+def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write the weights and buffers of one model as safetensors. Until all is written, ``path`` is as it was.
+
+    ``safetensors.torch.load_model(model, path)`` reads them back. A tensor of several names is written once, and the
+    file's metadata say which names it has. The names are those of the model, also if it is compiled.
+
+    Args:
+        model: such as ``joint.models.gen``.
+        path: of the file.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ModelError: not a module, or it holds what safetensors cannot.
+        CheckpointError: the file cannot be written (``errno`` says why, if the system does).
+
+    >>> import tempfile, safetensors.torch
+    >>> path = export(nn.Linear(2, 1), tempfile.mkdtemp() + "/gen.safetensors")
+    >>> sorted(safetensors.torch.load_file(path))
+    ['bias', 'weight']
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"export takes an nn.Module, such as joint.models.gen; found {type(model).__name__}.")
+    plain: Any = getattr(model, "_orig_mod", model)  # torch.compile puts that before every name
+    if unfit := [key for key, value in plain.state_dict().items() if is_lazy(value) or not isinstance(value, Tensor)]:
+        raise ModelError(
+            f"safetensors holds tensors only, and {quoted(unfit)} of {type(plain).__name__} is none (yet). Run one "
+            "batch through a lazy module first; save other state with torch.save."
+        )
+    target = Path(path)
+    try:
+        write_atomically(target, lambda file: save_model(plain, file.name, metadata={"format": "pt"}))
+    except OSError as error:
+        failure = CheckpointError(f"{target} was not written: {reason(error)}")
+        failure.errno = error.errno
+        raise failure from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{target} was not written: {error}. Free some space, or choose another place."
+        ) from error
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"{type(plain).__name__} cannot be written as safetensors: {error}") from error
+    return target
