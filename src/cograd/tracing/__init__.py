@@ -1,5 +1,6 @@
 """Recording what a training script does with gradients: events, and the operations of the first iterations."""
 
+from cograd.tracing._addends import added as added
 from cograd.tracing._addends import sums as sums
 from cograd.tracing._addends import terms as terms
 from cograd.tracing._cuts import Cut as Cut

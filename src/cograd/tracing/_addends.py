@@ -56,3 +56,14 @@ def sums(values: Values, root: int) -> Iterator[Value]:
             stack += value.inputs
         elif value.op in _SCALES and len(value.inputs) == 1:
             stack += value.inputs
+
+
+def added(values: Values, root: int, term: int) -> Value | None:
+    """The addition by which ``term``, perhaps times a constant, enters ``root``."""
+    for total in sums(values, root):
+        for i in total.inputs:
+            while i != term and i in values and values[i].op in _SCALES and len(values[i].inputs) == 1:
+                i = values[i].inputs[0]
+            if i == term:
+                return total
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Backwards:
         versions: of the parameters that the last one reached.
         first_versions: of each parameter, when it was first there at a backward.
         since: optimizer -> the backward passes since its last step.
-        written: address that an optimizer wrote -> sequence number, parameter, line of the step, optimizer.
+        written: address of a parameter that was written -> sequence number, parameter, line of the step or write.
         scaling: whether a GradScaler scaled a loss.
         starting: called before each, with its line, what is differentiated, and whether that is all that was given.
         new_line: called before the first at a line.
@@ -37,7 +37,7 @@ class Backwards:
         self.versions: dict[int, int] = {}
         self.first_versions: dict[int, int] = {}
         self.since: defaultdict[int, list[int]] = defaultdict(list)
-        self.written: dict[int, tuple[int, int, Site, int]] = {}
+        self.written: dict[int, tuple[int, int, Site]] = {}
         self.scaling = False
         self.starting: Callable[[Site, tuple[Tensor, ...], bool], Any] = lambda site, roots, plain: None
         self.new_line: Callable[[], Any] = lambda: None
@@ -52,23 +52,29 @@ class Backwards:
         for one in loss if isinstance(loss, (list, tuple)) else (loss,):
             self._scaled.of(one)
 
-    def run(self, roots: tuple[Tensor, ...], retain: bool, plain: bool, run: Callable[[], Any]) -> Any:
+    def overwrote(self, tensors: Iterable[tuple[Tensor, int]], site: Site) -> None:
+        """The memory of these parameters was written, by a step or past the eyes of torch."""
+        now = 0 if self._journal.missing else _nodes.sequence()
+        for tensor, number in tensors:
+            self.written[tensor.untyped_storage().data_ptr()] = now, number, site
+        while len(self.written) > 20_000:
+            del self.written[next(iter(self.written))]
+
+    def run(self, roots: tuple[Tensor, ...], retain: bool, plain: bool, ones: bool, run: Callable[[], Any]) -> Any:
         """Record a backward pass that ``run`` makes."""
         site, facts = here(), None
         with self._journal.guarded():
             facts = self._before(site, roots)
             self.starting(site, roots, plain)
-        busy, self._journal.tape.busy = self._journal.tape.busy, True
-        try:
-            result = run()
-        except BaseException as error:
-            with self._journal.guarded():
-                self._after(site, roots, retain, facts, error)
-            raise
-        finally:
-            self._journal.tape.busy = busy
+        with self._journal.tape.resting():
+            try:
+                result = run()
+            except BaseException as error:
+                with self._journal.guarded():
+                    self._after(site, roots, retain, ones, facts, error)
+                raise
         with self._journal.guarded():
-            self._after(site, roots, retain, facts, None)
+            self._after(site, roots, retain, ones, facts, None)
         return result
 
     def _before(self, site: Site, roots: tuple[Tensor, ...]) -> tuple[events.Stale, ...]:
@@ -85,15 +91,12 @@ class Backwards:
         if self._journal.missing or self.counts[site] > FEW:
             return ()
         addresses = _nodes.overwritten(roots, {a: w[0] for a, w in self.written.items()})
-        stale = tuple(
-            events.Stale(self.written[a][1], number, self.written[a][2], self.written[a][3])
-            for a, number in addresses.items()
-        )
+        stale = tuple(events.Stale(self.written[a][1], number, self.written[a][2]) for a, number in addresses.items())
         return tuple(sorted(stale, key=lambda s: s.sequence))
 
     def _after(
-        self, site: Site, roots: tuple[Tensor, ...], retain: bool, stale: tuple[events.Stale, ...] | None,
-        error: BaseException | None,
+        self, site: Site, roots: tuple[Tensor, ...], retain: bool, ones: bool,
+        stale: tuple[events.Stale, ...] | None, error: BaseException | None,
     ) -> None:  # fmt: skip
         at = self._journal.tick()
         self._lines[at] = site
@@ -126,7 +129,7 @@ class Backwards:
                 frozenset(n for n, g in dense if not g.isfinite().all()),
                 stale or (), freed, retain, "" if error is None else str(error), self._journal.steps,
                 any(self._scaled.get(t) is not None for t in roots) if self.scaling else None,
-                early and self._journal.names.evaluating(reached),
+                early and self._journal.names.evaluating(reached), ones,
             )
         )  # fmt: skip
 

@@ -57,6 +57,7 @@ class Use:
         again: how many steps of the same optimizer had applied it before.
         others: other optimizers that had applied gradients of this backward before, of whatever parameter.
         also: other optimizers that had applied it to these parameters before.
+        read: whether the script computed something from it itself, such as its norm.
     """
 
     backward: int
@@ -66,23 +67,22 @@ class Use:
     again: int = 0
     others: frozenset[int] = frozenset()
     also: frozenset[int] = frozenset()
+    read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A backward needs the value that a parameter had before an optimizer overwrote it.
+    """A backward needs the value that a parameter had before it was overwritten, by an optimizer or by hand.
 
     Attributes:
         parameter: which one.
         sequence: number of the operation that saved it.
         step: the line that overwrote it.
-        optimizer: the optimizer that did.
     """
 
     parameter: int
     sequence: int
     step: Site
-    optimizer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Backward(Event):
         steps: how many optimizer steps there had been.
         scaled: whether a GradScaler scaled the loss; None without one.
         evaluating: whether the models that got a gradient were in evaluation mode.
+        ones: whether the loss had several elements, and the gradient given for each was one.
     """
 
     loss: str
@@ -124,6 +125,7 @@ class Backward(Event):
     steps: int
     scaled: bool | None = None
     evaluating: bool = False
+    ones: bool = False
 
 
 @dataclass(frozen=True, slots=True)

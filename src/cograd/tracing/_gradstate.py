@@ -23,6 +23,7 @@ class Contribution:
     site: Site
     loss: str
     applied: dict[int, int] = field(default_factory=dict)
+    read: bool = False  # by the script, which computed something from it
 
 
 @dataclass(slots=True)
@@ -90,18 +91,27 @@ class GradState:
         """The gradients that these parameters hold, one entry per backward and history."""
         found: defaultdict[tuple[int, int, frozenset[int]], set[int]] = defaultdict(set)
         parts: dict[int, Contribution] = {}
+        read: set[int] = set()
         for number in numbers:
             for part in self._slots[number].parts:
                 again = sum(part.applied.values()) if optimizer is None else part.applied.get(optimizer, 0)
                 found[part.backward, again, frozenset(n for n in part.applied if n != optimizer)].add(number)
                 parts[part.backward] = part
+                read |= {part.backward} if part.read else set()
         return tuple(
-            Use(b, parts[b].site, parts[b].loss, frozenset(held), again, self._applied_by(b, optimizer), also)
+            Use(
+                b, parts[b].site, parts[b].loss, frozenset(held), again, self._applied_by(b, optimizer), also, b in read
+            )
             for (b, again, also), held in sorted(found.items(), key=lambda item: item[0][:2])
         )
 
     def _applied_by(self, backward: int, optimizer: int | None) -> frozenset[int]:
         return frozenset(n for n in self._others.get(backward, ()) if n != optimizer)
+
+    def read(self, number: int) -> None:
+        """The script computed something from what this parameter holds."""
+        for part in self._slots[number].parts:
+            part.read = True
 
     def unknown(self, numbers: Iterable[int]) -> frozenset[int]:
         """Those whose gradient nobody was seen to make."""

@@ -84,7 +84,8 @@ def _gradients(recorder: Recorder, patches: Patches) -> None:
         plain = named.get("grad_tensors") is None and named.get("inputs") is None and not named.get("create_graph")
         if not recorder.journal.ours():
             return original(*args, **kwargs)
-        return recorder.backwards.run(roots, retain, plain, lambda: original(*args, **kwargs))
+        ones = _ones(roots, named.get("grad_tensors"))
+        return recorder.backwards.run(roots, retain, plain, ones, lambda: original(*args, **kwargs))
 
     def clip(original: Original, args: Args, kwargs: Kwargs) -> Any:
         given = args[0] if args else kwargs.pop("parameters")
@@ -100,6 +101,15 @@ def _gradients(recorder: Recorder, patches: Patches) -> None:
     patches.wrap(torch.autograd, "backward", backward)
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         patches.wrap(nn.utils, name, clip)
+
+
+def _ones(roots: tuple[Tensor, ...], gradients: Any) -> bool:
+    """Whether one loss of several elements is differentiated, with a gradient of one for each."""
+    given = gradients if isinstance(gradients, Tensor) else (gradients or (None,))[0]
+    if len(roots) != 1 or roots[0].numel() < 2 or not isinstance(given, Tensor) or given.device.type != "cpu":
+        return False
+    with torch._C.DisableTorchFunction():
+        return bool((given == 1).all())
 
 
 def _modules(recorder: Recorder, patches: Patches) -> None:
@@ -136,11 +146,8 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
         on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
         with recorder.journal.guarded():
             recorder.setup.flagged(args[0].parameters(), bool(on))
-        busy, recorder.journal.tape.busy = recorder.journal.tape.busy, True
-        try:
+        with recorder.journal.tape.resting():
             return original(*args, **kwargs)
-        finally:
-            recorder.journal.tape.busy = busy
 
     def compiled(original: Original, args: Args, kwargs: Kwargs) -> Any:
         recorder.stop_tape()

@@ -78,14 +78,12 @@ class Journal:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Let a failure of the recording be noted, and not stop the script."""
-        busy, self.tape.busy = self.tape.busy, True
-        try:
-            with self._lock:
-                yield
-        except Exception as error:
-            self.failed(error)
-        finally:
-            self.tape.busy = busy
+        with self.tape.resting():
+            try:
+                with self._lock:
+                    yield
+            except Exception as error:
+                self.failed(error)
 
     def ours(self) -> bool:
         """Whether to record here: not in a forked process, and not while a graph is compiled."""

@@ -52,6 +52,9 @@ class Numbers(Generic[T]):
             if thing is not None:
                 yield thing, number
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()

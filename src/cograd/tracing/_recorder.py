@@ -46,7 +46,7 @@ class Recorder:
         self.steps.cleared, self.steps.stepped = self._resume, self._after_step
         tape = self.journal.tape
         tape.made_leaf, tape.flagged, tape.wrote = self._made_leaf, self._flagged, self._wrote
-        tape.normalised = self._normalised
+        tape.normalised, tape.read_gradient = self._normalised, self.journal.grads.read
         self._thread = threading.get_ident()
         self._by_hand: set[int] = set()
         self._normal: dict[Site, int] = {}  # call of a model -> the weight of its first batch normalisation
@@ -104,6 +104,7 @@ class Recorder:
     def _wrote(self, parameter: int, tensor: Tensor) -> None:
         if self.journal.steps or self.backwards.counts:
             self._by_hand.add(parameter)
+        self.backwards.overwrote([(tensor, parameter)], here())
 
     def _normalised(self, weight: Tensor) -> None:
         found, number = caller(weight), self.journal.number

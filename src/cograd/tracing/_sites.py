@@ -18,6 +18,7 @@ import torch
 _TORCH = str(Path(torch.__file__).parent)
 _COGRAD = str(Path(__file__).parents[1])
 _LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_CALLS = 6  # of the user's functions around a place that are looked at
 _PARTS = ("optim", "distributions", "checkpoint", "amp")  # of torch, that a finding may have to name
 
 
@@ -137,6 +138,18 @@ def here() -> Site:
     """The place in the user's code that is being executed."""
     frame, via = user_frame(sys._getframe(1))
     return NOWHERE if frame is None else _site(frame.f_code, frame.f_lasti, frame.f_lineno, via)
+
+
+def is_user(frame: FrameType) -> bool:
+    """Whether a frame is in the user's own code."""
+    return _kind(frame.f_code.co_filename) is None
+
+
+def callers() -> tuple[Site, ...]:
+    """The calls in the user's own code that led to the place that is being executed, the innermost first."""
+    frame, _ = user_frame(sys._getframe(1))
+    outer = None if frame is None else frame.f_back
+    return tuple(site for _, site in islice(frames_and_sites(outer), _CALLS))
 
 
 def of_traceback(error: BaseException) -> Site:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cograd.tracing import _events as events
-from cograd.tracing import _nodes
 from cograd.tracing._backwards import Backwards
 from cograd.tracing._held import holding
 from cograd.tracing._journal import Journal
@@ -123,12 +122,8 @@ class Steps:
             self._record_step(optimizer, closure, inner)
         graded = [(p, number) for p, number in held if p.grad is not None and number not in inner]
         self._journal.grads.apply([number for _, number in graded], n)
-        now = 0 if self._journal.missing else _nodes.sequence()
-        for p, number in graded:
-            self._backwards.written[p.untyped_storage().data_ptr()] = now, number, site, n
-            self.sites[number] = site
-        while len(self._backwards.written) > 20_000:
-            del self._backwards.written[next(iter(self._backwards.written))]
+        self._backwards.overwrote(graded, site)
+        self.sites |= dict.fromkeys((number for _, number in graded), site)
         self.counts[n] += 1
         self._journal.steps += 1
         self.stepped()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -15,7 +18,7 @@ from torch.utils._device import DeviceContext
 
 from cograd.tracing._beside import touched
 from cograd.tracing._objects import Numbers
-from cograd.tracing._sites import Site, here
+from cograd.tracing._sites import Site, callers, here, is_user
 from cograd.tracing._values import ESCAPES, Value
 
 _MANY = 60_000  # values at most
@@ -54,6 +57,7 @@ class Tape(TorchFunctionMode):
 
     Attributes:
         values: what was recorded.
+        read_gradient: called with a parameter whose gradient the script computes something from.
         made_leaf: called with the tensor's value for each computed tensor that is made to require grad.
         flagged: called with a parameter whose ``requires_grad`` was set.
         wrote: called with a parameter that was written through another tensor of its memory, and that tensor.
@@ -75,9 +79,11 @@ class Tape(TorchFunctionMode):
         self.flagged: Callable[[Tensor, bool], None] = lambda parameter, on: None
         self.wrote: Callable[[int, Tensor], None] = lambda number, tensor: None
         self.normalised: Callable[[Tensor], None] = lambda weight: None
+        self.read_gradient: Callable[[int], None] = lambda number: None
         self._parameters, self._clock, self._failed = parameters, clock, failed
         self._known: Numbers[Any] = Numbers()
-        self._pid = os.getpid()
+        self._gradients: Numbers[Tensor] = Numbers()  # what the script took from .grad, and views of it
+        self._pid, self._thread = os.getpid(), threading.get_ident()
         self._leaves: dict[int, int] = {}  # parameter -> value
         self._escapes: deque[int] = deque(maxlen=_BACK)
 
@@ -95,6 +101,18 @@ class Tape(TorchFunctionMode):
         except Exception as error:
             self._failed(error)
         return result
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Record nothing meanwhile; of other threads nothing is recorded anyway."""
+        if threading.get_ident() != self._thread:
+            yield
+            return
+        busy, self.busy = self.busy, True
+        try:
+            yield
+        finally:
+            self.busy = busy
 
     def attach(self) -> None:
         """Go below the modes that the script has entered, which it leaves from the top; devices stay at the bottom."""
@@ -133,6 +151,9 @@ class Tape(TorchFunctionMode):
             if node is not None:
                 touched(node)
             return
+        if name == "grad" and getattr(func, "__name__", "") == "__get__":
+            self._took_gradient(args[0], result)
+            return
         if name in _SILENT or (getattr(func, "__name__", "") == "__get__" and name not in _PROPERTIES):
             return
         if name in ("requires_grad_", "requires_grad="):
@@ -150,6 +171,7 @@ class Tape(TorchFunctionMode):
         numbers: list[float] = []
         _sort(args, tensors, numbers)
         _sort(kwargs.values(), tensors, numbers)
+        self._read_gradients(name, tensors, result)
         if name in ("data=", "grad="):
             number = self._parameters.get(args[0])
             if name == "data=" and number is not None:
@@ -161,7 +183,7 @@ class Tape(TorchFunctionMode):
                 if inputs or result.requires_grad:
                     self._add(result, name, here(), inputs, (), grad_mode, tuple(numbers))
             return
-        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+        if name == "__setitem__" or _in_place(name):
             self._written_by_hand(tensors[0])
             result = tensors[0] if result is None or name == "__setitem__" else result
         inputs = tuple(dict.fromkeys(v for t in tensors if (v := self._input(t)) is not None))
@@ -171,8 +193,32 @@ class Tape(TorchFunctionMode):
                 return
             if isinstance(result, nn.Parameter):  # written in place: it is the same parameter
                 return
-            shapes = tuple(tuple(t.shape) for t in tensors)
+            shapes = tuple(map(_shape, tensors))
             self._keep(result, name, site, inputs, shapes, grad_mode, tuple(numbers))
+
+    def _took_gradient(self, parameter: Tensor, gradient: Any) -> None:
+        number = self._parameters.get(parameter)
+        if number is not None and isinstance(gradient, Tensor) and is_user(sys._getframe(3)):
+            self._gradients.set(gradient, number)
+
+    def _read_gradients(self, name: str, tensors: list[Tensor], result: Any) -> None:
+        """Report that something is computed from gradients, other than in place."""
+        if not len(self._gradients) or name == "__setitem__" or _in_place(name):
+            return
+        for tensor in tensors:
+            number = self._gradients.get(tensor)
+            if number is not None and name in ("data", "detach", "view"):
+                self._gradients.set(result, number)
+            elif number is not None:
+                self.read_gradient(number)
+
+    def _callers(self, tensor: Tensor | None, inputs: tuple[int, ...], at: int) -> tuple[Site, ...]:
+        """Who called, where a rule may ask: for a scalar with a graph, and for what continues an older graph."""
+        if tensor is None or not tensor.requires_grad:
+            return ()
+        below = [self.values[i] for i in inputs]
+        older = any(v.at < at and v.requires_grad and v.parameter is None for v in below)
+        return callers() if older or not tensor.shape else ()
 
     def _written_by_hand(self, tensor: Any) -> None:
         """Report a write through ``.data`` or ``detach()`` of a parameter, which torch does not count."""
@@ -203,7 +249,7 @@ class Tape(TorchFunctionMode):
         at, steps = self._clock()
         value = len(self.values)
         self.values[value] = Value(
-            value, "parameter", here(), (), tuple(tensor.shape), (), tensor.requires_grad, True, parameter=number,
+            value, "parameter", here(), (), _shape(tensor), (), tensor.requires_grad, True, parameter=number,
             at=at, steps=steps,
         )  # fmt: skip
         self._leaves[number] = value
@@ -244,7 +290,7 @@ class Tape(TorchFunctionMode):
             inputs = tuple(v.id for i in inputs for v in self._sources(i))
         self.values[number] = Value(
             number, op, site, inputs,
-            () if tensor is None else tuple(tensor.shape),
+            () if tensor is None else _shape(tensor),
             shapes,
             tensor is not None and tensor.requires_grad,
             grad_mode, numbers, _read(result), None,
@@ -252,6 +298,7 @@ class Tape(TorchFunctionMode):
             at, steps,
             tensor is not None and not (tensor.is_floating_point() or tensor.is_complex()),
             tensor is None or _finite(tensor),
+            self._callers(tensor, inputs, at),
         )  # fmt: skip
         self.full = number >= _MANY
         if op in ESCAPES:
@@ -304,6 +351,14 @@ def _sort(things: Iterable[Any], tensors: list[Tensor], numbers: list[float], de
             numbers.append(thing)
         elif isinstance(thing, (list, tuple)) and depth < 3:
             _sort(thing[:2000], tensors, numbers, depth + 1)
+
+
+def _in_place(name: str) -> bool:
+    return (name.endswith("_") and not name.endswith("__")) or name.endswith("=")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _finite(tensor: Tensor) -> bool:

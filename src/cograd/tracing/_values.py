@@ -31,6 +31,7 @@ class Value:
         steps: optimizer steps that had been made.
         integer: whether it is of an integer or boolean type.
         finite: whether all of its elements are, or it was not looked at.
+        callers: the calls in the user's code around its own line, the innermost first, for some values.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Value:
     steps: int = 0
     integer: bool = False
     finite: bool = True
+    callers: tuple[Site, ...] = ()
 
 
 Values = Mapping[int, Value]
