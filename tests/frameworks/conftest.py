@@ -1,13 +1,15 @@
 """Two small systems, each with a plain loop, that the frameworks' loops must equal bit for bit."""
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -110,11 +112,26 @@ def heads():
     return System(two_heads, head_losses, heads_by_hand, {"weighting": RULE})
 
 
-@pytest.fixture(params=["heads", "gan"])
+@pytest.fixture(params=["heads", "bf16", "gan"])
 def system(request, heads):
-    """``heads``, or a GAN in turns."""
+    """``heads``, ``heads`` in a precision of its own, or a GAN in turns."""
+    if request.param == "bf16":
+        by_hand = partial(heads_by_hand, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+        return replace(heads, by_hand=by_hand, options={**heads.options, "precision": "bf16"})
     turns = {"trains": {"disc": "disc", "gen": "gen"}, "phases": cograd.alternate("disc", "gen")}
     return heads if request.param == "heads" else System(gan, gan_losses, gan_by_hand, turns)
+
+
+@pytest.fixture
+def group():
+    """A process group of this process alone. What frameworks put into the environment for it is taken out again."""
+    before = dict(os.environ)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+    for name in os.environ.keys() - before:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 from torch import nn
 
 import cograd
@@ -80,6 +81,14 @@ def test_backward_of_losses_that_were_computed_under_autocast(accelerator, heads
     accelerator, models = accelerator(mixed_precision="bf16"), heads.models()
     heads.by_hand(models, optimizers(models), loader, autocast=accelerator.autocast)
     equal(models, heads.trained(loader, autocast=lambda: torch.autocast("cpu", torch.bfloat16)), heads.models)
+
+
+def test_a_joint_refuses_to_step_under_autocast(accelerator, heads, loader, optimizers):
+    models = heads.models()
+    joint = heads.joint(models, optimizers(models))
+    ours = accelerator(mixed_precision="bf16")
+    with ours.autocast(), pytest.raises(cograd.errors.PrecisionError, match="precision='bf16'"):
+        joint.step(next(iter(loader)))
 
 
 def test_fp16_on_a_cpu_is_float32(accelerator, heads, loader, optimizers, equal):
@@ -194,3 +203,32 @@ def test_the_state_with_prepared_optimizers_fits_only_optimizers_that_are_prepar
     plain = heads.joint(models, optimizers(models))
     with pytest.raises(cograd.errors.StateError, match="AcceleratedOptimizer"):
         plain.load_state_dict(prepared.state_dict())
+
+
+class Any:
+    """Of no known kind, as a state."""
+
+    def __init__(self):
+        self.loaded = None
+
+    def state_dict(self):
+        return {"any": Any()}
+
+    def load_state_dict(self, state):
+        self.loaded = state["any"]
+
+
+def test_what_was_registered_is_unpickled_without_restrictions(accelerator, tmp_path):
+    ours, kept = accelerator(), Any()
+    ours.register_for_checkpointing(kept)
+    ours.save_state(tmp_path)
+    ours.load_state(tmp_path)
+    assert isinstance(kept.loaded, Any)
+
+
+@pytest.mark.usefixtures("group")
+def test_a_joint_refuses_what_prepare_makes_of_a_module_in_several_processes(accelerator, heads, optimizers):
+    ours, models = accelerator(), heads.models()
+    ours.state.distributed_type = DistributedType.MULTI_CPU
+    with pytest.raises(cograd.errors.ModelError, match=r"wrapped in DistributedDataParallel.*Pass the module"):
+        heads.joint(*prepare(ours, models, optimizers(models)))

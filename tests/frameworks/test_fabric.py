@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
-from torch import distributed, nn
+from torch import nn
 
 import cograd
 
@@ -15,14 +15,6 @@ def fabric():
     return lambda precision="32-true": Fabric(accelerator="cpu", devices=1, precision=precision)
 
 
-@pytest.fixture
-def group():
-    """A process group of this process alone."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
 def set_up(fabric, models, optimizers):
     """Models and optimizers as ``fabric.setup`` returns them."""
     pairs = {name: fabric.setup(model, optimizers[name]) for name, model in models.items()}
@@ -30,7 +22,7 @@ def set_up(fabric, models, optimizers):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_joint_of_plain_modules_trains_in_float32_whatever_the_precision(
+def test_a_joint_of_plain_modules_has_its_own_precision_whatever_that_of_fabric(
     fabric, precision, system, loader, optimizers, equal
 ):
     """Autocast is only where ``fabric.autocast()`` is."""
@@ -83,9 +75,10 @@ def test_a_module_that_was_set_up_in_bf16_mixed_refuses_every_backward_but_that_
         heads.joint(models, optimizers).step(batch)
 
 
-@pytest.mark.filterwarnings("ignore:You passed `Fabric:UserWarning")
 def test_16_mixed_on_a_cpu_is_bf16_mixed(fabric):
-    with fabric("16-mixed").autocast():
+    with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
+        fabric = fabric("16-mixed")
+    with fabric.autocast():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.bfloat16
 
 
@@ -99,25 +92,22 @@ def test_a_scaler_of_fabric_does_not_step_after_another_backward_than_its_own(he
         optimizer.step()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_joint_has_the_precision_that_it_was_given(fabric, precision, heads, loader, optimizers, equal):
-    def train(batches):
-        models = heads.models()
-        joint = cograd.Joint(
-            models=models, losses=heads.losses, optimizers=optimizers(models), precision="bf16", **heads.options
-        )
-        for batch in batches:
-            joint.step(batch)
-        return models
-
-    equal(train(fabric(precision).setup_dataloaders(loader)), train(loader), heads.models)
-
-
 def test_a_joint_refuses_to_step_under_autocast(fabric, heads, loader, optimizers):
     models = heads.models()
     joint = heads.joint(models, optimizers(models))
     with fabric("bf16-mixed").autocast(), pytest.raises(cograd.errors.PrecisionError, match="precision='bf16'"):
         joint.step(next(iter(loader)))
+
+
+def test_backward_under_autocast_takes_inner_products_in_bfloat16(fabric, heads, loader):
+    """So it belongs outside."""
+    fabric, batch, models = fabric("bf16-mixed"), next(iter(loader)), heads.models()
+    with fabric.autocast():
+        losses = heads.losses(models, batch)
+        inside = cograd.backward(losses, **heads.options, retain_graph=True)
+    outside = cograd.backward(losses, **heads.options)
+    assert inside.gramian.norms["size"] == pytest.approx(outside.gramian.norms["size"], rel=1e-2)
+    assert inside.gramian.norms["size"] != pytest.approx(outside.gramian.norms["size"], rel=1e-6)
 
 
 def test_clipping_between_backward_and_step(fabric, heads, loader, optimizers, equal):

@@ -6,7 +6,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import distributed, nn
+from torch import nn
 
 import cograd
 
@@ -142,9 +142,9 @@ def test_a_step_under_the_autocast_of_bf16_mixed_is_refused(trainer, stepping, l
         trainer(precision="bf16-mixed").fit(module, loader)
 
 
-@pytest.mark.filterwarnings("ignore:You passed `Trainer:UserWarning")
 def test_16_mixed_on_a_cpu_is_bf16_mixed(trainer):
-    assert trainer(precision="16-mixed").precision == "bf16-mixed"
+    with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
+        assert trainer(precision="16-mixed").precision == "bf16-mixed"
 
 
 def test_every_step_of_every_wrapped_optimizer_counts(trainer, backward, loader):
@@ -187,6 +187,23 @@ def test_a_joint_in_the_checkpoint_is_resumed_exactly(trainer, stepping, system,
     equal(module.models, system.trained([*loader, *loader]), system.models)
 
 
+def test_lightning_does_not_store_the_random_state(trainer, heads, loader, optimizers, tmp_path):
+    def module():
+        models = heads.models()
+        return Stepping(heads.joint(models, optimizers(models)))
+
+    ours = trainer()
+    ours.fit(module(), loader)
+    ours.save_checkpoint(tmp_path / "first.ckpt")
+    states = []
+    for seed in (1, 2):
+        resumed = module()
+        resumed.on_train_start = lambda: states.append(torch.get_rng_state())
+        torch.manual_seed(seed)
+        trainer(max_epochs=2).fit(resumed, loader, ckpt_path=tmp_path / "first.ckpt", weights_only=True)
+    assert not torch.equal(*states)
+
+
 def test_a_state_moves_between_lightning_and_a_plain_loop(trainer, stepping, system, loader, optimizers, equal):
     module, models = stepping(), system.models()
     trainer().fit(module, loader)
@@ -222,13 +239,42 @@ def test_the_epochs_of_lightning_are_those_of_a_scheduler(trainer, heads, loader
 
 
 def test_evaluate_in_a_validation_step(trainer, stepping, system, loader, equal):
-    """Which Lightning calls in inference mode."""
+    """Which ``fit`` calls without gradients, and ``validate`` in inference mode."""
     module, seen = stepping(), []
     module.validation_step = lambda batch, batch_idx: seen.append(module.joint.evaluate(batch))
+    trainer().validate(module, loader)
     trainer(num_sanity_val_steps=1).fit(module, loader, loader)
-    assert len(seen) == 7
+    assert len(seen) == 6 + 1 + 6
     assert all(loss.isfinite() for losses in seen for loss in losses.values())
     equal(module.models, system.trained(loader), system.models)
+
+
+def test_a_gradient_penalty_in_a_validation_step(trainer, loader):
+    def losses(m, batch):
+        x = batch[0].detach().requires_grad_()
+        (slope,) = torch.autograd.grad(m["critic"](x).sum(), x, create_graph=True)
+        return {"critic": m["critic"](x).mean() + slope.square().sum(1).mean()}
+
+    def module(validation_step):
+        models = {"critic": nn.Linear(6, 1)}
+        module = Stepping(cograd.Joint(models=models, losses=losses, optimizers=torch.optim.SGD))
+        module.validation_step = lambda batch, batch_idx: validation_step(module.joint, batch)
+        return module
+
+    def with_grad(joint, batch):
+        with torch.enable_grad():
+            return joint.evaluate(batch)
+
+    def without(joint, batch):
+        return joint.evaluate(batch)
+
+    refused = pytest.raises(RuntimeError, match="does not require grad")
+    with refused:
+        trainer().fit(module(without), loader, loader)
+    trainer().fit(module(with_grad), loader, loader)
+    with refused:
+        trainer().validate(module(with_grad), loader)
+    trainer(inference_mode=False).validate(module(with_grad), loader)
 
 
 @pytest.mark.parametrize("option", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}])
@@ -259,14 +305,6 @@ def test_clipping_between_backward_and_step(trainer, backward, heads, loader, op
             theirs[name].step()
             theirs[name].zero_grad()
     equal(module.models, plain, heads.models)
-
-
-@pytest.fixture
-def group():
-    """A process group of this process alone."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")
