@@ -145,13 +145,25 @@ def test_a_new_column_for_which_there_is_no_room_leaves_the_old_table(log, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(LogFileError, match=r"No space left on device\. What was in it is whole"):
+        with pytest.raises(LogFileError, match=r"what was in it is whole: No space left on device\. Free some space"):
             logger.log({"new": 1.0}, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
     assert text(tmp_path) == "step,loss/a\n8,1.0\n"
     logger.log({"loss/a": 2.0}, 16)
     logger.log({"new": 1.0}, 24)
     assert text(tmp_path) == "step,loss/a,new\n8,1.0,\n16,2.0,\n24,,1.0\n"
+
+
+def test_what_a_killed_write_left_is_removed(log, tmp_path):
+    (tmp_path / ".log.csv.4711.tmp").touch()
+    log()
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(LogFileError, match=r"No such file or directory\. Make the folder first") as caught:
+        CSV().start(tmp_path / "nowhere", {}, 0)
+    assert str(tmp_path / "nowhere" / "log.csv") in str(caught.value)
 
 
 def test_misuse_is_refused(log, tmp_path):

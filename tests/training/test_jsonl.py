@@ -189,7 +189,7 @@ def test_a_file_that_is_no_log_is_not_cut(log, tmp_path):
 
 
 def test_a_directory_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(LogFileError, match="cannot be written: No such file or directory") as caught:
+    with pytest.raises(LogFileError, match=r"No such file or directory\. Make the folder first") as caught:
         JSONL().start(tmp_path / "nowhere", {}, 0)
     assert str(tmp_path / "nowhere" / "log.jsonl") in str(caught.value)
     assert isinstance(caught.value, OSError)
@@ -202,7 +202,7 @@ def test_a_line_for_which_there_is_no_room_is_taken_back(room, log, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, before[1]))
-        with pytest.raises(LogFileError, match=r"cannot be written: File too large\. What was in it is whole"):
+        with pytest.raises(LogFileError, match="cannot be written; what was in it is whole: File too large"):
             logger.log({"loss/a": 2.5}, 20)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -36,11 +36,11 @@ def texts(folder):
 
 def test_values_are_there_at_once_and_config_is_a_text(tmp_path):
     logger = TensorBoard()
-    logger.start(tmp_path, {"lr": 0.1, "net": "small"}, 0)
+    logger.start(tmp_path, {"lr": 0.1, "net": "two\nlines"}, 0)
     logger.log({"loss/a": 0.5, "loss/b": math.inf}, 10)
     logger.log({"loss/a": 0.25}, 20)
     assert shown(tmp_path / "tensorboard") == {"loss/a": [(10, 0.5), (20, 0.25)], "loss/b": [(10, math.inf)]}
-    assert texts(tmp_path / "tensorboard") == {"config/text_summary": ["    lr: 0.1\n    net: small"]}
+    assert texts(tmp_path / "tensorboard") == {"config/text_summary": ["    lr: 0.1\n    net: two\n    lines"]}
     logger.finish()
 
 

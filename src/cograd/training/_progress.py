@@ -6,15 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
+from cograd.training._grid import Grid, figure
 from cograd.training._pace import Pace
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
-    from rich.text import Text
 
 Values = Mapping[str, float]
 
@@ -22,7 +21,6 @@ _BETWEEN_DRAWINGS = 0.2
 _BETWEEN_LINES = 10.0
 _BETWEEN_LINES_OF_EPOCHS = 1.0
 _LONGEST_BAR = 40
-_MOST_ROWS = 6
 
 
 class Show(Protocol):
@@ -128,7 +126,7 @@ class _Bar:
         self._values: Values = {}
         self._validated: Values = {}
         self._due = 0.0
-        self._figures = 0
+        self._grid = Grid()
 
     def step(self, step: int, epoch: int, values: Callable[[], Values]) -> None:
         self._latest = step, epoch, values
@@ -159,7 +157,8 @@ class _Bar:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._head(options.max_width)
-        yield from self._rows(options.max_width)
+        values = {**_worth_showing(self._values), **self._validated}
+        yield from self._grid.rows({_legible(k, console): v for k, v in values.items()}, options.max_width)
 
     def _head(self, width: int) -> RenderResult:
         from rich.progress_bar import ProgressBar
@@ -178,41 +177,13 @@ class _Bar:
         yield line
 
     def _narrow_head(self, where: str, width: int) -> RenderResult:
+        from rich.text import Text
+
         pace = self._pace
         parts = [pace.which(), where, pace.clock(), pace.speed()]  # the last ones go first
         while len(text := "  ".join(filter(None, parts))) > width and len(parts) > 2:
             parts.pop()
-        yield _line(text)
-
-    def _rows(self, width: int) -> Iterator[Text]:
-        """A grid: a row for each kind of value, continued below, with all columns of one width."""
-        from rich.cells import cell_len, set_cell_size
-        from rich.text import Text
-
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for full, value in {**_worth_showing(self._values), **self._validated}.items():
-            kind, _, name = _legible(full, self._screen).rpartition("/")
-            groups.setdefault(kind, []).append((name, _figure(value)))
-        cells = [cell for group in groups.values() for cell in group]
-        self._figures = max([self._figures, *(len(figure) for _, figure in cells)])  # never less: no jumping
-        label = min(max((cell_len(kind) + 2 for kind in groups if kind), default=0), width // 3)
-        names = min(max((cell_len(name) for name, _ in cells), default=0), width - label - self._figures - 1)
-        if names < 1:
-            return
-        columns = (width - label + 3) // (names + 1 + self._figures + 3)
-        for kind, group in groups.items():
-            shown = [f"{set_cell_size(name, names)} {figure:>{self._figures}}" for name, figure in group]
-            rows = ["   ".join(shown[i : i + columns]) for i in range(0, len(shown), columns)]
-            if len(rows) > _MOST_ROWS:
-                rows[_MOST_ROWS - 1 :] = [f"and {len(shown) - columns * (_MOST_ROWS - 1)} more"]
-            for begin, row in zip_longest([kind], rows, fillvalue=""):
-                yield Text.assemble((set_cell_size(begin, label), "dim"), row, no_wrap=True, overflow="crop")
-
-
-def _line(text: str) -> Text:
-    from rich.text import Text
-
-    return Text(text, no_wrap=True, overflow="crop")
+        yield Text(text, no_wrap=True, overflow="crop")
 
 
 def _worth_showing(values: Values) -> Values:
@@ -224,11 +195,7 @@ def _worth_showing(values: Values) -> Values:
 
 
 def _pairs(values: Values) -> Iterator[str]:
-    return (f"{name} {_figure(value)}" for name, value in values.items())
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4g}"
+    return (f"{name} {figure(value)}" for name, value in values.items())
 
 
 def _legible(text: str, screen: Console) -> str:

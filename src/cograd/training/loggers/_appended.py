@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cograd.errors import LogFileError
+from cograd.training._files import reason
 
 
 class Appended:
@@ -50,7 +51,4 @@ class Appended:
 
 
 def unwritable(path: Path, error: OSError) -> LogFileError:
-    return LogFileError(
-        f"{path} cannot be written: {error.strerror or error}. What was in it is whole. "
-        "Make room for it, or choose another run directory."
-    )
+    return LogFileError(f"{path} cannot be written; what was in it is whole: {reason(error)}")

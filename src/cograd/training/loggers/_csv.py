@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cograd.errors import LogFileError
+from cograd.training._files import remove_leftovers, write_atomically
 from cograd.training.loggers._appended import Appended, unwritable
 from cograd.training.loggers._numbers import inside, numbers, started
 
@@ -53,6 +53,7 @@ class CSV:
             LogFileError: the file cannot be written, or is no log.
         """
         self._path = inside(run_dir, "log.csv", "CSV")
+        self._tidy()
         fresh = step == 0 and self._checkpointed is None
         columns, rows = ([], []) if fresh or not self._path.exists() else _read(self._path)
         if self._checkpointed is None:
@@ -102,18 +103,18 @@ class CSV:
         """The next ``start`` keeps as many rows as there were at ``state``."""
         self._checkpointed = state["rows"]
 
+    def _tidy(self) -> None:
+        try:
+            remove_leftovers(self._path.parent)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
     def _write(self, columns: list[str], rows: Sequence[Sequence[str]]) -> None:
         """The whole file, all of it or nothing."""
         text = _text([columns, *rows])
-        new = self._path.with_suffix(".csv.new")
         try:
-            with new.open("wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
+            write_atomically(self._path, lambda file: file.write(text))
         except OSError as error:
-            new.unlink(missing_ok=True)
             raise unwritable(self._path, error) from error
         self.finish()
         self._file, self._columns, self._rows = Appended(self._path, len(text)), columns, len(rows)

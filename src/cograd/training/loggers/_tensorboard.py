@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from cograd.training.loggers._numbers import inside, numbers, require, started
@@ -48,7 +49,8 @@ class TensorBoard:
         folder = self._folder or inside(run_dir, "tensorboard", "TensorBoard")
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         if step == 0 and config:
-            self._writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()), 0)
+            text = "\n".join(f"{name}: {value}" for name, value in config.items())
+            self._writer.add_text("config", indent(text, "    "), 0)  # as it is, not as Markdown
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Write the values.
