@@ -66,7 +66,7 @@ def write(content: Mapping[str, Any], file: BinaryIO) -> str:
     sink = _Hashing(file)
     # The hash sees more than the sums that a zip has by itself, and both together take half as long again.
     with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
-        torch.save(content, cast(Any, sink))
+        torch.save(content, cast("Any", sink))
     if sink.error is not None:
         raise sink.error
     return sink.hash.hexdigest()[:16]

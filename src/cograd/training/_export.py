@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -41,9 +42,9 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     if not isinstance(model, nn.Module):
         raise ModelError(f"export takes an nn.Module, such as joint.models.gen; found {type(model).__name__}.")
     plain: Any = getattr(model, "_orig_mod", model)  # torch.compile puts that before every name
-    if unfit := [key for key, value in plain.state_dict().items() if is_lazy(value) or not isinstance(value, Tensor)]:
+    if unfit := [key for key, value in plain.state_dict().items() if not _fits(value)]:
         raise ModelError(
-            f"safetensors holds tensors only, and {quoted(unfit)} of {type(plain).__name__} is none (yet). Run one "
+            f"safetensors holds dense tensors, and {quoted(unfit)} of {type(plain).__name__} is none (yet). Run one "
             "batch through a lazy module first; save other state with torch.save."
         )
     target = Path(path)
@@ -60,3 +61,7 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"{type(plain).__name__} cannot be written as safetensors: {error}") from error
     return target
+
+
+def _fits(value: Any) -> bool:
+    return isinstance(value, Tensor) and not is_lazy(value) and not value.is_meta and value.layout is torch.strided
