@@ -3,6 +3,7 @@
 import io
 import random
 from collections import UserDict
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -107,6 +108,32 @@ class Shuffled:
         yield from order
 
 
+class Rewinding:
+    """Its own iterator, which begins anew."""
+
+    def __iter__(self):
+        self.left = random.sample(DATA, len(DATA))
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        return self.left.pop()
+
+
+class Feed(Iterator):
+    """Its own iterator, which goes on."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __next__(self):
+        self.at += 1
+        if self.at > 12:
+            raise StopIteration
+        return self.at + torch.rand(()).item()
+
+
 class Continuing:
     """A loader by hand that knows where it is."""
 
@@ -165,6 +192,7 @@ LOADERS = {
     "iterable dataset": lambda: DataLoader(Stream(), 2),
     "loader by hand": Shuffled,
     "loader by hand with state": Continuing,
+    "iterator that begins anew": Rewinding,
     "stateful": lambda: StatefulDataLoader(DATA, 2),
     "stateful, shuffle": lambda: StatefulDataLoader(DATA, 2, shuffle=True),
     "stateful, augmented": lambda: StatefulDataLoader(Augmented(), 2, shuffle=True, generator=seeded()),
@@ -252,6 +280,22 @@ def test_resumes_with_workers(make):
     check(make, epochs=2, cuts=[3, 9])
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_resumes_a_loader_of_accelerate(stateful):
+    import accelerate
+
+    configuration = accelerate.utils.DataLoaderConfiguration(use_stateful_dataloader=stateful)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+    check(lambda: accelerator.prepare(DataLoader(DATA, 2, shuffle=True)))
+
+
+def test_resumes_a_loader_of_fabric():
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    check(lambda: fabric.setup_dataloaders(DataLoader(Augmented(), 2, shuffle=True)))
+
+
 def test_shuffles_differ_from_epoch_to_epoch():
     whole = check(LOADERS["shuffle"])
     assert whole[0][2] != whole[4][2] != whole[8][2]
@@ -273,9 +317,10 @@ def test_pinned_memory():
     check(lambda: DataLoader(TensorDataset(torch.arange(7)), 2, shuffle=True, pin_memory=True))
 
 
-def test_an_iterator_is_one_epoch():
-    check(stream, epochs=1)
-    batches = Batches(stream())
+@pytest.mark.parametrize("make", [stream, Feed, lambda: map(random.gauss, DATA, DATA)])
+def test_an_iterator_is_one_epoch(make):
+    check(make, epochs=1)
+    batches = Batches(make())
     list(batches)
     with pytest.raises(LoaderError, match="loader is an iterator, and used up"):
         next(iter(batches))
@@ -283,6 +328,7 @@ def test_an_iterator_is_one_epoch():
 
 def test_an_iterator_beside_a_loader_goes_on():
     check(lambda: zip_loaders(mode="shortest", a=DataLoader(DATA, 4, shuffle=True), b=iter(range(100))))
+    check(lambda: zip_loaders(mode="shortest", a=DataLoader(DATA, 4, shuffle=True), b=Feed()))
 
 
 def test_resumes_twice_in_one_epoch():

@@ -57,6 +57,22 @@ def test_kept():
     assert draw() == drawn
 
 
+def test_gpus_that_are_not_here_are_left_out(monkeypatch):
+    mine = {0: torch.tensor([1], dtype=torch.uint8), 1: torch.tensor([2], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(mine.values()))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: mine.update({device: state}))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    state = reread(world_state())
+    mine = {0: None, 1: None}
+    set_world_state(state)
+    assert [int(value) for value in mine.values()] == [1, 2]
+    mine = {0: None}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    set_world_state(state | {"cuda": [*state["cuda"], None]})
+    assert {device: int(value) for device, value in mine.items()} == {0: 1}
+
+
 @pytest.mark.parametrize(
     "damage",
     [

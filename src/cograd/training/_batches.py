@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from cograd.errors import LoaderError, StateError, TrainingError, quoted
 from cograd.training._generators import generators, restore, states
-from cograd.training._loader import check_loader, epoch_setters, kind, length
+from cograd.training._loader import check_loader, epoch_setters, kind, length, persistent
 from cograd.training._move import move
 from cograd.training._world import kept_world, set_world_state, world_state
 
+_END = object()
 _KEYS = ("kind", "epoch", "index", "length", "loader", "start", "generators")
 _HOW = {"own": "a loader with state_dict()", "replay": "a loader without state_dict()", "once": "an iterator"}
 
@@ -28,10 +29,10 @@ class Batches:
     one epoch, and is continued likewise from its start. Batches that were fetched ahead but not
     given count as not fetched.
 
-    What is replayed depends on the random state of the start of the epoch. A loader which decides
-    later in the epoch what it will give (a shuffle buffer in the main process) should draw from a
-    generator of its own, not from a global one from which the training draws too. What the workers
-    of a ``StatefulDataLoader`` draw is not replayed.
+    What a loader keeps for later in the epoch (the buffer of a shuffled stream) should not depend
+    on numbers that it draws in the middle of the epoch from a global generator from which the
+    training draws too: give it one of its own. Lost is what the workers of a ``StatefulDataLoader``
+    drew before, and what persistent workers drew in earlier epochs.
 
     Args:
         loader: gives batches when iterated.
@@ -65,8 +66,11 @@ class Batches:
         self._device = None if device is None else _usable(device)
         check_loader(loader, name)
         self._kind = kind(loader)
+        self._length = self.length  # of the loader as it was given: bucketing samplers change theirs
         self._of_torch = isinstance(loader, DataLoader)  # a StatefulDataLoader is one too
-        self._persistent = isinstance(loader, DataLoader) and loader.persistent_workers
+        self._persistent = persistent(loader)
+        # its iterator outlives an epoch, so that the next one draws less, or is made of it
+        self._lives_on = self._persistent or (self._of_torch and hasattr(loader, "load_state_dict"))
         self._owned = generators(loader, self._kind == "own") if self._kind != "own" or self._of_torch else {}
         self.epoch = self.index = 0
         self._iterator: Iterator[Any] | None = None
@@ -86,7 +90,7 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         iterator = self._iterator = self._begin() if self._iterator is None else self._iterator
         device = self._device
-        for batch in iterator:
+        while (batch := next(iterator, _END)) is not _END:  # a for loop would ask for its iterator again
             self.index += 1
             yield batch if device is None else move(batch, device)
         if not self.index:
@@ -120,7 +124,7 @@ class Batches:
             "kind": self._kind,
             "epoch": self.epoch,
             "index": self.index,
-            "length": self.length,
+            "length": self._length,
             "loader": self._loader.state_dict() if own else None,  # type: ignore[attr-defined]
             "start": self._start if self.index else None,
             "generators": states(self._owned),
@@ -152,9 +156,9 @@ class Batches:
                 f"{self._name} draws from {quoted(self._owned)}; the state has {quoted(state['generators'])}. Nothing "
                 "was loaded. Resume with the same loader, its generators made before training, or start a new run."
             )
-        if self._kind == "replay" and state["index"] and state["length"] != self.length:
+        if self._kind == "replay" and state["index"] and state["length"] != self._length:
             raise LoaderError(
-                f"{self._name} has {_counted(self.length)}, and had {_counted(state['length'])} when it was stopped "
+                f"{self._name} has {_counted(self._length)}, and had {_counted(state['length'])} when it was stopped "
                 f"after {state['index']} of them, so it cannot go on there. Resume with the same data and batch size, "
                 "or start a new run."
             )
@@ -181,9 +185,10 @@ class Batches:
         """The iterator of an epoch that had begun; None if the next one is to begin."""
         if saved["loader"] is not None:
             self._loader.load_state_dict(saved["loader"])  # type: ignore[attr-defined]
-        alive = self._persistent if self._kind == "replay" else self._of_torch and not saved["index"]
-        if alive and saved["epoch"] > 0:  # an iterator from earlier epochs: the next draws less, or is made of it
-            iter(self._loader)
+        if self._lives_on and saved["epoch"] > 0 and (self._kind == "replay" or not saved["index"]):
+            begun = iter(self._loader)
+            if isinstance(begun, Generator):  # the loader of another framework, which only now asks its own
+                next(begun, None)
         if self._persistent and saved["epoch"] > 0:
             warnings.warn(
                 f"{self._name} has persistent workers, and they start anew: its order goes on, but not what the "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from inspect import isgeneratorfunction
+from types import FunctionType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -52,14 +54,29 @@ def kind(loader: Any) -> str:
     """How an interrupted epoch is continued: by the loader itself, by replaying it, or by replaying an iterator."""
     if _continues_itself(loader):
         return "own"
-    return "once" if isinstance(loader, Iterator) else "replay"
+    return "once" if _cannot_begin_anew(loader) else "replay"
+
+
+def persistent(loader: Any) -> bool:
+    """Whether it has workers that live on from epoch to epoch."""
+    return bool(getattr(loader, "persistent_workers", False) and getattr(loader, "num_workers", 0))
+
+
+def _cannot_begin_anew(loader: Any) -> bool:
+    """A generator, or what else ``iter`` leaves as it is. An ``__iter__`` by hand may begin anew and return itself."""
+    own = type(loader).__iter__ if isinstance(loader, Iterator) else None
+    return own is not None and (not isinstance(own, FunctionType) or own is Iterator.__iter__)
 
 
 def _continues_itself(loader: Any) -> bool:
     """Whether ``load_state_dict`` brings back the order of the batches, too."""
     if not (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")):
         return False
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not isinstance(loader, DataLoader):
+        return True
+    if isgeneratorfunction(type(loader).__iter__):  # another framework's, around one of torchdata: fetches ahead
+        return False
+    if isinstance(loader.dataset, IterableDataset):
         return True
     order = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     # torchdata's samplers keep their state in their iterators; any other without a state would be drawn anew
