@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,13 +248,15 @@ class Joint:
         _need_grad_mode("step")
         self._precision.refuse_outer()
         reports = []
-        with self._advancing():
+        try:
             for update in self.updates_now():
                 if update.phase.due(self.steps):
                     for _ in range(update.phase.repeat):
                         report = update(batch, self.steps)
                         self._updated(report)
                         reports.append(report)
+        finally:
+            self._advance()
         self.steps += 1
         return StepReport(reports)
 
@@ -267,11 +268,13 @@ class Joint:
         """
         _need_grad_mode("flush")
         updated: dict[str, None] = {}
-        with self._advancing():
+        try:
             for update in self.updates_now():
                 if report := update.flush():
                     self._updated(report)
                     updated |= dict.fromkeys(report.models)
+        finally:
+            self._advance()
         return tuple(updated)
 
     def freeze(self, *names: str) -> None:
@@ -302,15 +305,11 @@ class Joint:
         """The models without a parameter that requires grad. Followers are not among them."""
         return tuple(n for n, model in self._modules.items() if n not in self._followers and not trainable(model))
 
-    @contextmanager
-    def _advancing(self) -> Iterator[None]:
-        """Whatever happens, the schedulers advance once where their optimizers have stepped."""
-        try:
-            yield
-        finally:
-            for schedule in self._schedules.values():
-                if not schedule.each_epoch:
-                    schedule.advance()
+    def _advance(self) -> None:
+        """The schedulers that count batches, where their optimizers have stepped, also before an exception."""
+        for schedule in self._schedules.values():
+            if not schedule.each_epoch:
+                schedule.advance()
 
     def _updated(self, report: Report) -> None:
         """These models have moved: count it, and let their followers follow."""

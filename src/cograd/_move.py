@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from cograd._accumulation import Held
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
+from cograd._plan import Plan
 from cograd._report import Report
 from cograd.errors import PartialStepError
+from cograd.gramian import Gramian
 
 Check = Callable[[Mapping[str, Tensor]], None]  # raises if something is not finite; takes norms by model
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the first half of a phase has done: the gradients are in ``.grad``.
+
+    Attributes:
+        losses, weights, plan, skipped, without_grad, gramian: as in :class:`cograd.Report`.
+        models: those that have got a gradient.
+        overflowed: optimizers without gradients, since a scaled one was infinite.
+    """
+
+    losses: Mapping[str, Tensor]
+    weights: Mapping[str, Any]
+    plan: Plan
+    models: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    without_grad: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gramian: Gramian | None = None
+    overflowed: tuple[str, ...] = ()
+
+    def report(
+        self,
+        models: Sequence[str],
+        stepped: tuple[str, ...],
+        held: Mapping[str, int] | None = None,
+        overflowed: tuple[str, ...] = (),
+        norms: Mapping[str, Tensor] | None = None,
+    ) -> Report:
+        """What the phase has done in the end."""
+        return Report(
+            self.losses,
+            self.weights,
+            self.plan,
+            tuple(models),
+            stepped,
+            self.skipped,
+            self.without_grad,
+            held or {},
+            overflowed,
+            norms or {},
+            self.gramian,
+        )
 
 
 class Move:
@@ -33,11 +79,11 @@ class Move:
         several = [name for name in trained if self.setup.accumulate[name] > 1]
         self.gathered = {name: self.gathered.get(name) or Held() for name in several}
 
-    def __call__(self, report: Report, check: Check) -> Report:
+    def __call__(self, taken: Taken, check: Check) -> Report:
         """Update the models that are due by their ``.grad``. Until the first optimizer steps, an exception
         leaves everything but ``.grad`` as it was.
         """
-        precision, here, overflowed = self.setup.precision, report.models, report.overflowed
+        precision, here, overflowed = self.setup.precision, taken.models, taken.overflowed
         if precision.scaling:
             overflowed = overflowed or precision.unscale(self.optimizers)
             here = self._without_overflow(here, overflowed)
@@ -58,10 +104,9 @@ class Move:
             if name in due or held.turns >= self.setup.accumulate[name]:
                 self.gathered[name] = Held()
         counts = {name: held.count for name, held in self.gathered.items() if held.count}
-        norms = norms if self.setup.grad_norms else {}
-        return replace(report, models=tuple(due), stepped=stepped, held=counts, overflowed=overflowed, grad_norms=norms)
+        return taken.report(due, stepped, counts, overflowed, norms if self.setup.grad_norms else None)
 
-    def flush(self, report: Report, check: Check) -> Report | None:
+    def flush(self, taken: Taken, check: Check) -> Report | None:
         """Update the models that hold gradients by what they hold. None if there are none."""
         due = [name for name, held in self.gathered.items() if held.count]
         for name in due:
@@ -70,7 +115,7 @@ class Move:
         check(norms)
         stepped = self._step(clips)
         self.gathered = {name: Held() for name in self.gathered}
-        return replace(report, models=tuple(due), stepped=stepped) if due else None
+        return taken.report(due, stepped) if due else None
 
     def _due(self, model: str, here: bool) -> bool:
         """Is ``model`` updated now, given whether it has just got a gradient?"""
@@ -96,7 +141,7 @@ class Move:
         self, due: Sequence[str]
     ) -> tuple[dict[str, Tensor], list[tuple[Sequence[Tensor], Clip, Tensor | None]]]:
         """The norms that are asked for, of the models that are ``due``; and what to clip, how, with which norm."""
-        norms = {name: gradient_norm(self.trained[name]) for name in due} if self.setup.grad_norms else {}
+        norms = {name: gradient_norm(self.trained[name]) for name in due if self.setup.grad_norms}
         clips: list[tuple[Sequence[Tensor], Clip, Tensor | None]] = []
         for names, clip in self.setup.clips.items():
             parameters = [p for name in names if name in due for p in self.trained[name]]

@@ -17,7 +17,7 @@ from cograd._clip import gradient_norm
 from cograd._expect import Expectations, Setup
 from cograd._losses import check_mapping, evaluate, no_graph, not_finite
 from cograd._models import Statistics, buffers_kept, trainable, with_buffers
-from cograd._move import Move
+from cograd._move import Move, Taken
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
@@ -149,7 +149,8 @@ class Update:
         except Exception as failure:
             error.add_note(f"Where it was cut is unknown: evaluating the losses again raised {failure!r}.")
         else:
-            error.args = (f"{error}{found}",)
+            known = error.fact if found and isinstance(error, UnreachedError) else error
+            error.args = (f"{known}{found}",)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -184,8 +185,8 @@ class Update:
         return {name: loss for name, loss in losses.items() if not only or name in only}
 
     def _step(self, batch: Any, step: int) -> Report:
-        report = self._gradients(*self._evaluate(batch, step), step)
-        return self._move(report, lambda norms: self._check(report, norms))
+        taken = self._gradients(*self._evaluate(batch, step), step)
+        return self._move(taken, lambda norms: self._check(taken, norms))
 
     def flush(self) -> Report | None:
         """Update the models that hold gradients by what they hold. None if there are none."""
@@ -193,8 +194,8 @@ class Update:
         try:
             for p, _ in set_aside:
                 p.grad = None
-            report = Report({}, {}, Plan((), "no loss is evaluated: this is what was gathered before"))
-            return self._move.flush(report, lambda norms: self._check(report, norms))
+            taken = Taken({}, {}, Plan((), "no loss is evaluated: this is what was gathered before"))
+            return self._move.flush(taken, lambda norms: self._check(taken, norms))
         finally:
             for p in self._mine:
                 p.grad = None
@@ -214,9 +215,10 @@ class Update:
                 p.grad = None
             losses, before = self._evaluate(batch, step)
             if report is None:
-                first = self._gradients(losses, before, step)
-                self._check(first, {})
-                report = first
+                taken = self._gradients(losses, before, step)
+                norms = {name: gradient_norm(self.trained[name]) for name in taken.models if self.setup.grad_norms}
+                self._check(taken, norms)
+                report = taken.report(taken.models, (str(self.closure),), norms=norms)
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
             plan = self._planner.plan(losses)
@@ -238,8 +240,7 @@ class Update:
         assert report is not None
         if self.setup.check == "now" and not all([torch.isfinite(p).all() for p in own]):
             raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
-        norms = {name: gradient_norm(self.trained[name]) for name in report.models} if self.setup.grad_norms else {}
-        return replace(report, stepped=(self.closure,), grad_norms=norms)
+        return report
 
     def _look_back(self, batch: Any, step: int, report: Report, rng: RandomState) -> None:
         """Show the rule what the same losses are after the update, under the same random numbers."""
@@ -279,7 +280,7 @@ class Update:
                     self._expect.sit_out(name, no_graph(name, loss))
         return losses, before
 
-    def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Report:
+    def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Taken:
         """Differentiate ``losses``, which it empties, and check that the gradients arrived where they should."""
         try:
             plan = self._planner.plan(losses)
@@ -300,7 +301,7 @@ class Update:
             weights: Mapping[str, Weight] = found.weights
             gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
             if found.overflowed:
-                return Report(values, weights, plan, overflowed=tuple(self.optimizers))
+                return Taken(values, weights, plan, overflowed=tuple(self.optimizers))
             deposit(found.gradients)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
@@ -318,7 +319,7 @@ class Update:
             self._without = len(without)
         skipped, some = self._expect.lacking(values) if without else ((), {})
         models = tuple(name for name in self.trained if name not in skipped)
-        return Report(values, weights, plan, models, skipped=skipped, without_grad=some, gramian=gramian)
+        return Taken(values, weights, plan, models, skipped, some, gramian)
 
     def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)
@@ -334,9 +335,9 @@ class Update:
         """The engine, with the representation that the losses function has just made."""
         return self._representation.engine() if self._representation else self.setup.gramian
 
-    def _check(self, report: Report, norms: Mapping[str, Tensor]) -> None:
+    def _check(self, taken: Taken, norms: Mapping[str, Tensor]) -> None:
         if self.setup.check == "now":
-            self._check_finite(report.losses, report.weights, "no parameter has moved", norms)
+            self._check_finite(taken.losses, taken.weights, "no parameter has moved", norms)
 
     def _check_finite(
         self,
