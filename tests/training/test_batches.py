@@ -475,6 +475,20 @@ def middle(loader, steps=2):
     return batches.state_dict()
 
 
+def test_a_length_that_changes_by_itself_is_no_other_data():
+    class Buckets(Sampler):
+        rounds = 5
+
+        def __len__(self):
+            return self.rounds
+
+        def __iter__(self):
+            self.rounds = random.randint(3, 6)
+            return iter([[i] for i in range(self.rounds)])
+
+    check(lambda: DataLoader(DATA, batch_sampler=Buckets()))
+
+
 def test_another_length_is_refused_in_the_middle_of_an_epoch():
     batches = Batches([1, 2])
     with pytest.raises(LoaderError, match="has 2 batches, and had 3 batches when it was stopped after 2 of them"):
@@ -501,6 +515,7 @@ def test_fewer_batches_than_were_given_is_an_error():
     ("state", "says"),
     [
         (lambda: None, "no state of a loader, or a damaged one: found NoneType"),
+        (lambda: middle([1, 2, 3]) | {"start": None}, "lacks the start of its epoch, so it is damaged"),
         (lambda: {"epoch": 1}, "it lacks 'kind', 'index'"),
         (
             lambda: middle(iter([1, 2, 3])),

@@ -146,3 +146,12 @@ def test_generators_draw_again():
     fresh = Owning(9)
     restore(generators(DataLoader(fresh)), state)
     assert [fresh[0] for _ in range(3)] == drawn
+
+
+@pytest.mark.parametrize("name", ["torch", "python", "old", "bits[0]"])
+def test_the_state_of_another_generator_is_refused(name):
+    owned = generators(DataLoader(Owning()))
+    path = f"loader.dataset.{name}"
+    other = next(key for key in owned if type(owned[key]) is not type(owned[path]))
+    with pytest.raises(StateError, match=r"and what was saved is not of one .*Resume with the same loader"):
+        restore({path: owned[path]}, {path: states(owned)[other]})

@@ -146,6 +146,10 @@ class Batches:
         if not isinstance(state, Mapping) or (missing := [key for key in _KEYS if key not in state]):
             found = f"it lacks {quoted(missing)}" if isinstance(state, Mapping) else f"found {type(state).__name__}"
             raise StateError(f"This is no state of a loader, or a damaged one: {found}. Nothing was loaded.")
+        if state["index"] and not state["start"]:
+            raise StateError(
+                "This state of a loader lacks the start of its epoch, so it is damaged. Nothing was loaded."
+            )
         if state["kind"] != self._kind:
             raise StateError(
                 f"{self._name} is {_HOW[self._kind]}; the state is of {_HOW.get(state['kind'], repr(state['kind']))}. "

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cograd.errors import StateError
+
 _PARTS = (DataLoader, Dataset, Sampler)
 
 
@@ -50,16 +52,19 @@ def states(owned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(owned: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Put each generator where it was."""
+    """Put each generator where it was.
+
+    Raises:
+        StateError: what was saved is of another kind of generator.
+    """
     for path, generator in owned.items():
-        if isinstance(generator, torch.Generator):
-            generator.set_state(saved[path])
-        elif isinstance(generator, random.Random):
-            generator.setstate(saved[path])
-        elif isinstance(generator, np.random.RandomState):
-            generator.set_state(numbers(saved[path]))
-        else:
-            generator.bit_generator.state = numbers(saved[path])
+        try:
+            _set(generator, saved[path])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(
+                f"{path} is a {type(generator).__name__}, and what was saved is not of one ({type(error).__name__}: "
+                f"{error}). Resume with the same loader, or start a new run."
+            ) from error
 
 
 def plain(value: Any) -> Any:
@@ -84,3 +89,14 @@ def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.RandomState):
         return plain(generator.get_state(legacy=False))
     return plain(generator.bit_generator.state)
+
+
+def _set(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(numbers(state))
+    else:
+        generator.bit_generator.state = numbers(state)
