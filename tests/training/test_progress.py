@@ -274,6 +274,22 @@ def test_without_a_total_the_epochs_move_the_bar(clock, terminal, capsys):
     assert re.fullmatch(r"epoch 2/2  ━+  step 200  64\.0 steps/s  took 0:00:03", screen[0]), screen[0]
 
 
+def test_the_bar_is_there_before_the_first_batch(terminal, capsys):
+    terminal(80)
+    with progress(True, 1000, 10, 0):
+        screen, _ = on_screen(capsys.readouterr().out, 80)
+        assert screen == ["epoch 1/10  " + "━" * 40 + "  0/1000"]
+
+
+def test_the_time_of_loading_the_first_batch_does_not_count(clock, terminal, capsys):
+    terminal(80)
+    with progress(True, 1000, 10, 0) as show:
+        clock.now += 3600
+        run(clock, 100, show=show)
+        screen, _ = on_screen(capsys.readouterr().out, 80)
+    assert screen[0].endswith("64.0 steps/s  0:00:14 left")
+
+
 def test_a_resumed_run_starts_where_it_was(terminal, capsys):
     terminal(80)
     with progress(True, 1000, 10, 500):

@@ -8,14 +8,20 @@ from datetime import timedelta
 
 
 class Pace:
-    """Measures speed over the last few marks, in this process: a resumed run was ``done`` steps far when it began."""
+    """Measures speed over the last few marks, in this process: a resumed run was ``done`` steps far when it began.
+
+    Attributes:
+        step: how many steps are done.
+        epoch: how many epochs are completed; -1 as long as that is not known.
+        finished: whether no more steps come.
+    """
 
     def __init__(self, total: int | None, epochs: int | None, done: int) -> None:
         self.total, self.epochs = total, epochs
-        self.step, self.epoch = done, -1  # the epoch is not known before the first mark
+        self.step, self.epoch = done, -1 if done else 0  # that of a resumed run is known at the first mark
         self.finished = False
         self._began = time.perf_counter()
-        self._marks = deque([(self._began, done)], maxlen=50)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=50)  # from the first step on: what is before is loading
 
     def mark(self, step: int, epoch: int) -> None:
         """Now ``step`` steps are done, in the epoch after ``epoch`` whole ones."""
@@ -32,6 +38,8 @@ class Pace:
     @property
     def rate(self) -> float:
         """Steps per second; 0 until it can be told."""
+        if not self._marks:
+            return 0.0
         (first, before), (last, now) = self._marks[0], self._marks[-1]
         return (now - before) / (last - first) if last - first > 0.1 else 0.0
 
