@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -24,6 +24,7 @@ _TIMES = 5  # per line of a backward; the first may come before operations are f
 _MANY = 8  # addends of one loss
 _WINDOW = 24  # addends between two steps
 _ELEMENTS = 1 << 20  # of a gradient that are kept; of larger models every n-th
+_NODES = 10_000  # that are searched for an addend
 _SECONDS = 10.0  # for all extra passes of a run
 _RULES = "conflict, dominated-loss, foreign-gradient"
 
@@ -126,7 +127,8 @@ class Pulls:
                 continue
             own = reached(values, term.id)
             for group, held in groups:
-                if group[0].site == term.site and held.isdisjoint(own):
+                same = group[0].sequence == term.sequence  # one operation with several results
+                if group[0].site == term.site and (same or held.isdisjoint(own)):
                     group.append(term)
                     held |= own
                     break
@@ -151,9 +153,6 @@ class Pulls:
             raise _UnmeasuredError(f"a loss has more than {_MANY} addends")
         if self._spent > _SECONDS:
             raise _UnmeasuredError("it takes too long")
-        ids = {term.id for group in groups for term in group}
-        if any(v.id in ids and v.id != i for i in ids for v in below(self._journal.tape.values, i)):
-            raise _UnmeasuredError("one addend is part of another")
         if any(v.op == "unseen" for v in below(self._journal.tape.values, self._journal.tape.value_of(root) or 0)):
             raise _UnmeasuredError("some operations were not seen")
         graph = _beside.look([root])
@@ -162,12 +161,14 @@ class Pulls:
         begin = time.perf_counter()
         numbers = [self._journal.numbers.get(leaf) for leaf in graph.leaves]
         leaves = [(n, leaf) for n, leaf in zip(numbers, graph.leaves, strict=True) if n is not None]
-        edges = [_edges(root, {term.sequence for term in group if term.sequence is not None}) for group in groups]
         try:
-            flat = [edge for group in edges for edge in group]
-            arriving = dict(zip(flat, _beside.gradients([root], flat), strict=True))
-            for group, own in zip(groups, edges, strict=True):
-                given = [arriving[edge] for edge in own]
+            made = {term.sequence: term.id for group in groups for term in group if term.sequence is not None}
+            edges = {number: _edges(root, number) for number in made}
+            arriving = self._arriving(root, edges, made)
+            for group in groups:
+                places = [number for number in edges if any(term.sequence == number for term in group)]
+                own = [edge for number in places for edge in edges[number]]
+                given = [g for number in places for g in arriving[number]]
                 got = _beside.gradients(own, [leaf for _, leaf in leaves], given)
                 pairs = ((n, g) for (n, _), g in zip(leaves, got, strict=True))
                 yield tuple(term.id for term in group), self._kept(pairs)
@@ -175,6 +176,18 @@ class Pulls:
             raise _UnmeasuredError(f"torch says: {str(error).partition(chr(10))[0]}") from error
         finally:
             self._spent += time.perf_counter() - begin
+
+    def _arriving(
+        self, root: Tensor, edges: Mapping[int, Sequence[GradientEdge]], made: Mapping[int, int]
+    ) -> dict[int, list[Tensor]]:
+        """What arrives at each addend from the sum itself, not through another addend that it is part of."""
+        values, found = self._journal.tape.values, dict[int, list[Tensor]]()
+        for number in sorted(edges, reverse=True):
+            arrived = _beside.gradients([root], edges[number])
+            above = [n for n in found if any(v.sequence == number for v in below(values, made[n]))]
+            through = [_beside.gradients(edges[n], edges[number], found[n]) for n in above]
+            found[number] = [_difference(total, parts) for total, *parts in zip(arrived, *through, strict=True)]
+        return found
 
     def _kept(self, gradients: Iterable[tuple[int, Tensor | None]]) -> Gradient:
         found = {}
@@ -185,25 +198,29 @@ class Pulls:
         return found
 
 
-def _edges(root: Tensor, wanted: set[int]) -> list[GradientEdge]:
-    """Where the operations with these numbers enter the sum that ``root`` is."""
+def _difference(total: Tensor | None, parts: Sequence[Tensor | None]) -> Tensor:
+    if total is None:
+        raise _UnmeasuredError("an addend is not found in the graph")
+    for part in parts:
+        total = total if part is None else total - part
+    return total
+
+
+def _edges(root: Tensor, wanted: int) -> list[GradientEdge]:
+    """Where the results of the operation with this number enter the sum that ``root`` is."""
     found: dict[tuple[object, int], GradientEdge] = {}
-    seen, stack = {root.grad_fn}, [root.grad_fn]
-    met: set[int] = set()
-    while stack and len(seen) < 10_000:
+    seen = {root.grad_fn}
+    stack = [root.grad_fn]
+    while stack and len(seen) < _NODES:
         node = stack.pop()
-        assert node is not None
-        for below_it, place in node.next_functions:
-            if below_it is None:
-                continue
-            number = below_it._sequence_nr()
-            if number in wanted:
-                met.add(number)
-                found[below_it, place] = GradientEdge(below_it, place)
-            elif below_it not in seen and number > min(wanted):
-                seen.add(below_it)
-                stack.append(below_it)
-    if met != wanted:
+        for lower, place in () if node is None else node.next_functions:
+            number = -1 if lower is None else lower._sequence_nr()
+            if lower is not None and number == wanted:
+                found[lower, place] = GradientEdge(lower, place)
+            elif lower not in seen and number > wanted:
+                seen.add(lower)
+                stack.append(lower)
+    if not found:
         raise _UnmeasuredError("an addend is not found in the graph")
     return list(found.values())
 
