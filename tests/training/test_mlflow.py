@@ -61,11 +61,13 @@ def test_a_continued_run_has_each_step_once(client):
     for step in (10, 20, 30):
         killed.log({"loss/a": step}, step)
     state = killed.state_dict()
+    killed.finish()
 
     continued = MLflow(experiment="digits")
     continued.load_state_dict(state)
     continued.start(None, {"lr": 0.2}, 20)
     assert continued.run_id == killed.run_id
+    assert client.get_run(continued.run_id).info.status == "RUNNING"
     for step in (30, 40):
         continued.log({"loss/a": step, "loss/b": step}, step)
     continued.finish()

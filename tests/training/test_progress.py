@@ -140,6 +140,13 @@ def test_a_log_file_gets_a_line_for_each_epoch_unless_they_are_short(clock, caps
     assert "epoch 4/4  step 601/800" in capsys.readouterr().out
 
 
+def test_after_the_last_epoch_there_is_no_further_one(clock, capsys):
+    run(clock, 1, per_epoch=1, total=2, epochs=2)
+    with progress(True, 2, 2, 1) as show:
+        show.step(2, 2, dict)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epoch 2/2  step 2/2")
+
+
 def test_twelve_losses_are_one_line(clock, capsys):
     run(clock, 1, found=values(12, weight=0.5))
     first, last = capsys.readouterr().out.splitlines()
