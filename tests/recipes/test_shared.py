@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import cograd
-from cograd.recipes import accuracy, draw_images, likeness, load, majority, minibatches, mlp, predicting, rmse
+from cograd.recipes import Minibatches, accuracy, draw_images, likeness, load, majority, mlp, predicting, rmse
 
 
 @pytest.mark.parametrize(("name", "examples"), [("digits", 1797), ("breast_cancer", 569), ("wine", 178)])
@@ -29,15 +29,16 @@ def test_the_scale_of_features_comes_from_the_training_set_alone():
 
 def test_batches_depend_on_seed_and_epoch_alone():
     x = torch.arange(10)
-    batches = minibatches(x, -x, size=4, seed=1)
+    batches = Minibatches(x, -x, size=4, seed=1)
     torch.manual_seed(5)
-    first = list(batches(0))
+    first = list(batches)
     torch.manual_seed(6)
-    assert all(torch.equal(a, b) for pair in zip(first, batches(0), strict=True) for a, b in zip(*pair, strict=True))
+    assert all(torch.equal(a, b) for pair in zip(first, batches, strict=True) for a, b in zip(*pair, strict=True))
     assert [len(a) for a, _ in first] == [4, 4]
     assert all(torch.equal(a, -b) for a, b in first)
-    assert not torch.equal(first[0][0], next(batches(1))[0])
-    assert not torch.equal(first[0][0], next(minibatches(x, size=4, seed=2)(0))[0])
+    assert not torch.equal(first[0][0], next(iter(Minibatches(x, size=4, seed=2)))[0])
+    batches.set_epoch(1)
+    assert not torch.equal(first[0][0], next(iter(batches))[0])
 
 
 def test_metrics_of_known_answers():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import islice
 from statistics import median
 
 from cograd.recipes import Recipe
 from cograd.recipes._recipe import Batch
+from cograd.training import Batches
 
 STEPS = 40
 WARM_UP = 8
@@ -27,7 +28,7 @@ def race(build: Callable[[], Recipe], advance: Callable[[float], None]) -> tuple
     """
     cograd, plain = build(), build()
     runners = (cograd.joint.step, plain.by_hand(plain.joint.models, plain.joint.optimizers))
-    batches = _endless(cograd.batches)
+    batches = _endless(Batches(cograd.batches))
     together = math.lcm(*(phase.every for phase in cograd.joint.phases))
     times: tuple[list[float], list[float]] = ([], [])
     warm_up, rounds = math.ceil(WARM_UP / together), math.ceil(STEPS / together)
@@ -43,6 +44,6 @@ def race(build: Callable[[], Recipe], advance: Callable[[float], None]) -> tuple
     return median(times[0]), median(times[1])
 
 
-def _endless(batches: Callable[[int], Iterator[Batch]]) -> Iterator[Batch]:
-    for epoch in count():
-        yield from batches(epoch)
+def _endless(batches: Batches) -> Iterator[Batch]:
+    while True:
+        yield from batches

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cograd import StepReport
 from cograd.cli._race import STEPS as RACE_STEPS
 from cograd.cli._race import race
 from cograd.recipes import Recipe, build, train
+from cograd.training import Run
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
@@ -62,12 +62,12 @@ def try_out(name: str, advance: Callable[[str, float], None]) -> Trial:
     steps = recipe.steps
     seen: dict[str, tuple[list[int], list[Tensor]]] = {}
 
-    def on_step(step: int, report: StepReport) -> None:
-        for loss, value in report.losses.items():
+    def on_step(run: Run) -> None:
+        for loss, value in run.report.losses.items() if run.report else ():
             at, values = seen.setdefault(loss, ([], []))
-            at.append(step)
+            at.append(run.step)
             values.append(value)
-        advance("training", step / (steps + 2 * RACE_STEPS))
+        advance("training", run.step / (steps + 2 * RACE_STEPS))
 
     score = train(recipe, on_step)
     seconds, by_hand = race(

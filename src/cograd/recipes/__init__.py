@@ -2,9 +2,9 @@
 
 from cograd.recipes._catalogue import build as build
 from cograd.recipes._catalogue import names as names
+from cograd.recipes._data import Minibatches as Minibatches
 from cograd.recipes._data import Split as Split
 from cograd.recipes._data import load as load
-from cograd.recipes._data import minibatches as minibatches
 from cograd.recipes._metrics import accuracy as accuracy
 from cograd.recipes._metrics import likeness as likeness
 from cograd.recipes._metrics import majority as majority
@@ -17,6 +17,7 @@ from cograd.recipes._recipe import main as main
 from cograd.recipes._recipe import train as train
 
 __all__ = [
+    "Minibatches",
     "Recipe",
     "Split",
     "accuracy",
@@ -26,7 +27,6 @@ __all__ = [
     "load",
     "main",
     "majority",
-    "minibatches",
     "mlp",
     "names",
     "predicting",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -47,20 +47,28 @@ def load(name: str, seed: int = 0, test: float = 0.3) -> Split:
     return Split(x[:n], y[:n], x[n:], y[n:])
 
 
-def minibatches(*tensors: Tensor, size: int, seed: int = 0) -> Callable[[int], Iterator[tuple[Tensor, ...]]]:
-    """For each epoch, shuffled batches of ``size`` examples, the last incomplete one dropped.
+class Minibatches:
+    """Shuffled batches of ``size`` examples, the last incomplete one dropped.
 
-    The order depends on seed and epoch alone, so that a resumed run sees the same batches.
+    The order depends on seed and epoch alone, so that a resumed run sees the same batches. ``fit`` sets the epoch.
 
-    >>> batches = minibatches(torch.arange(10), size=4)
-    >>> [len(rows) for (rows,) in batches(0)], all(torch.equal(a, b) for (a,), (b,) in zip(batches(3), batches(3)))
-    ([4, 4], True)
+    >>> batches = Minibatches(torch.arange(10), size=4)
+    >>> [len(rows) for (rows,) in batches], len(batches)
+    ([4, 4], 2)
     """
 
-    def batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(1000 * seed + epoch))
-        for rows in order.split(size):
-            if len(rows) == size:
-                yield tuple(t[rows] for t in tensors)
+    def __init__(self, *tensors: Tensor, size: int, seed: int = 0) -> None:
+        self._tensors, self._size, self._seed, self._epoch = tensors, size, seed, 0
 
-    return batches
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle as for this epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._tensors[0]) // self._size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(1000 * self._seed + self._epoch)
+        order = torch.randperm(len(self._tensors[0]), generator=generator)
+        for rows in order.split(self._size)[: len(self)]:
+            yield tuple(t[rows] for t in self._tensors)

@@ -1,12 +1,13 @@
-"""What a recipe consists of, and the loop that all of them share."""
+"""What a recipe consists of, and how all of them are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cograd import Joint, StepReport
+from cograd import Joint, fit
+from cograd.training._run import Callback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ class Recipe:
 
     Attributes:
         joint: models, losses, optimizers, phases.
-        batches: epoch -> its batches, the same ones each time it is called for that epoch.
+        batches: an epoch of them each time it is iterated.
         epochs: how many to train for.
         metric: what ``score`` measures, in words and with its unit.
         score: the metric on held-out data, with the models as they are now.
@@ -32,7 +33,7 @@ class Recipe:
     """
 
     joint: Joint
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Iterable[Batch]
     epochs: int
     metric: str
     score: Callable[[], float]
@@ -45,15 +46,16 @@ class Recipe:
     @property
     def steps(self) -> int:
         """Batches in all epochs."""
-        return self.epochs * sum(1 for _ in self.batches(0))
+        return self.epochs * len(self.batches)  # type: ignore[arg-type]  # all of them have a length
 
 
-def train(recipe: Recipe, on_step: Callable[[int, StepReport], None] | None = None) -> float:
+def train(recipe: Recipe, on_step: Callback | None = None, progress: bool = False) -> float:
     """Train for ``recipe.epochs`` epochs.
 
     Args:
         recipe: what to train.
-        on_step: called after each step with the number of steps done and the report.
+        on_step: called after each step with the run as it is then.
+        progress: show how it goes.
 
     Returns:
         The metric afterwards.
@@ -63,22 +65,14 @@ def train(recipe: Recipe, on_step: Callable[[int, StepReport], None] | None = No
     >>> train(recipe) > recipe.baseline
     True
     """
-    for epoch in range(recipe.epochs):
-        for batch in recipe.batches(epoch):
-            report = recipe.joint.step(batch)
-            if on_step is not None:
-                on_step(recipe.joint.steps, report)
+    on = {} if on_step is None else {"step": on_step}
+    fit(recipe.joint, recipe.batches, epochs=recipe.epochs, on=on, progress=progress)
     return recipe.score()
 
 
 def main(build: Callable[[], Recipe]) -> None:
     """Train one recipe and say how well it does: what a copied recipe runs as a script."""
     recipe = build()
-
-    def show(step: int, report: StepReport) -> None:
-        if step % max(1, recipe.steps // 10) == 0:
-            print(f"step {step:5d}/{recipe.steps}  {report}")
-
-    score = train(recipe, show)
+    score = train(recipe, progress=True)
     print(recipe.joint.plan())
     print(f"{recipe.metric}: {score:.4g}  ({recipe.trivial}: {recipe.baseline:.4g})")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import cograd
-from cograd.recipes import Recipe, draw_images, load, main, minibatches, mlp, predicting, rmse
+from cograd.recipes import Minibatches, Recipe, draw_images, load, main, mlp, predicting, rmse
 
 Batch = tuple[Tensor, ...]
 HALF = 32  # pixels
@@ -59,7 +59,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=32, seed=seed),
+        batches=Minibatches(data.x, data.y, size=32, seed=seed),
         epochs=25,
         metric="root mean squared error of a pixel (white -1, black 1)",
         score=lambda: rmse(painted(top), bottom),

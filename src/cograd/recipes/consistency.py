@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import cograd
-from cograd.recipes import Recipe, accuracy, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, load, main, majority, mlp, predicting
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = dict[str, tuple[Tensor, ...]]
 LABELLED = 100
 HALF = 32  # of the 64 pixels
 
@@ -37,7 +37,7 @@ def disagreement(a: Tensor, b: Tensor) -> Tensor:
 
 def losses(m: Any, batch: Batch) -> cograd.Losses:
     """How wrong each is about the labelled digits, and how much they differ on the others."""
-    image, digit, unlabelled = batch
+    (image, digit), (unlabelled,) = batch["labelled"], batch["unlabelled"]
     upper, lower = both(m, image)
     return {
         "upper": cross_entropy(upper, digit),
@@ -51,7 +51,6 @@ def build(seed: int = 0, agree: float = 1.0) -> Recipe:
     torch.manual_seed(seed)
     data = load("digits", seed)
     image, digit = data.x[:LABELLED], data.y[:LABELLED]
-    unlabelled = minibatches(data.x[LABELLED:], size=64, seed=seed)
     joint = cograd.Joint(
         models={"upper": mlp(HALF, 128, 10), "lower": mlp(HALF, 128, 10)},
         losses=losses,
@@ -66,7 +65,9 @@ def build(seed: int = 0, agree: float = 1.0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=lambda epoch: ((image, digit, rest) for (rest,) in unlabelled(epoch)),
+        batches=cograd.zip_loaders(
+            labelled=[(image, digit)], unlabelled=Minibatches(data.x[LABELLED:], size=64, seed=seed)
+        ),
         epochs=40,
         metric=f"accuracy of both together, from {LABELLED} labels",
         score=score,
@@ -80,7 +81,7 @@ def by_hand(m: Any, optimizers: Any) -> Callable[[Batch], object]:
     """The same step in plain PyTorch."""
 
     def step(batch: Batch) -> object:
-        image, digit, unlabelled = batch
+        (image, digit), (unlabelled,) = batch["labelled"], batch["unlabelled"]
         upper, lower = both(m, image)
         told = cross_entropy(upper, digit) + cross_entropy(lower, digit)
         agree = disagreement(*both(m, unlabelled))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 import cograd
-from cograd.recipes import Recipe, accuracy, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, load, main, majority, mlp, predicting
 
 Batch = tuple[Tensor, ...]
 TEMPERATURE = 3.0
@@ -43,9 +43,10 @@ def taught(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
     """A teacher that has learned from images ``x`` and labels ``y``, and learns no more."""
     teacher = mlp(64, 256, 256, 10)
     optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-3, fused=True)
-    batches = minibatches(x, y, size=64, seed=seed)
+    batches = Minibatches(x, y, size=64, seed=seed)
     for epoch in range(15):
-        for image, digit in batches(epoch):
+        batches.set_epoch(epoch)
+        for image, digit in batches:
             optimizer.zero_grad()
             cross_entropy(teacher(image), digit).backward()
             optimizer.step()
@@ -69,7 +70,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=32, seed=seed),
+        batches=Minibatches(data.x, data.y, size=32, seed=seed),
         epochs=30,
         metric="accuracy of the student",
         score=score,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import cograd
-from cograd.recipes import Recipe, accuracy, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, load, main, majority, mlp, predicting
 
 Batch = tuple[Tensor, ...]
 MEANS = 10  # the first ten of the thirty features
@@ -53,7 +53,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=32, seed=seed),
+        batches=Minibatches(data.x, data.y, size=32, seed=seed),
         epochs=30,
         metric="accuracy",
         score=score,

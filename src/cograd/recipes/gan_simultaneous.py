@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import cograd
-from cograd.recipes import Recipe, draw_images, likeness, load, main, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, draw_images, likeness, load, main, mlp, predicting
 
 NOISE = 16
 
@@ -60,7 +60,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, size=64, seed=seed),
+        batches=Minibatches(data.x, size=64, seed=seed),
         epochs=80,
         metric="realism and variety, the lower share",
         score=lambda: likeness(samples(len(data.test_x)), data.x, data.test_x),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 import cograd
-from cograd.recipes import Recipe, accuracy, draw_images, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, draw_images, load, main, majority, mlp, predicting
 
 Batch = tuple[Tensor, ...]
 RULE = cograd.weighting.FirstValue()
@@ -70,7 +70,7 @@ def build(seed: int = 0, weighting: cograd.weighting.Weighting | None = RULE) ->
 
     return Recipe(
         joint=joint,
-        batches=minibatches(x, left, right, size=64, seed=seed),
+        batches=Minibatches(x, left, right, size=64, seed=seed),
         epochs=10,
         metric="accuracy, the lower of left and right",
         score=score,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import cograd
-from cograd.recipes import Recipe, accuracy, draw_images, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, draw_images, load, main, majority, mlp, predicting
 
 Batch = tuple[Tensor, ...]
 
@@ -57,7 +57,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=32, seed=seed),
+        batches=Minibatches(data.x, data.y, size=32, seed=seed),
         epochs=20,
         metric="accuracy, the lower of digit and parity",
         score=score,

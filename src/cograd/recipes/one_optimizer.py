@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import cograd
-from cograd.recipes import Recipe, accuracy, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, load, main, majority, mlp, predicting
 
 Batch = tuple[Tensor, ...]
 
@@ -44,7 +44,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=12, seed=seed),
+        batches=Minibatches(data.x, data.y, size=12, seed=seed),
         epochs=40,
         metric="accuracy",
         score=score,

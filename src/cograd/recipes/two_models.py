@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import cograd
-from cograd.recipes import Recipe, accuracy, load, main, majority, minibatches, mlp, predicting
+from cograd.recipes import Minibatches, Recipe, accuracy, load, main, majority, mlp, predicting
 
-Batch = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+Batch = dict[str, tuple[Tensor, Tensor]]
 
 
 def losses(m: Any, batch: Batch) -> cograd.Losses:
     """How wrong each net is about its own examples. Each reaches one model, so that is the one it trains."""
-    (wine, kind), (tumour, benign) = batch
+    (wine, kind), (tumour, benign) = batch["wine"], batch["cancer"]
     return {
         "wine": cross_entropy(m.sommelier(wine), kind),
         "cancer": cross_entropy(m.doctor(tumour), benign),
@@ -38,8 +38,6 @@ def build(seed: int = 0) -> Recipe:
         losses=losses,
         optimizers=partial(torch.optim.Adam, lr=1e-3, fused=True),
     )
-    wine_batches = minibatches(wine.x, wine.y, size=10, seed=seed)
-    cancer_batches = minibatches(cancer.x, cancer.y, size=32, seed=seed)
 
     def score() -> float:
         with predicting(joint) as m:
@@ -49,7 +47,10 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=lambda epoch: zip(wine_batches(epoch), cancer_batches(epoch), strict=True),
+        batches=cograd.zip_loaders(
+            wine=Minibatches(wine.x, wine.y, size=10, seed=seed),
+            cancer=Minibatches(cancer.x, cancer.y, size=32, seed=seed),
+        ),
         epochs=40,
         metric="accuracy, the mean of both",
         score=score,
@@ -63,7 +64,7 @@ def by_hand(m: Any, optimizers: Any) -> Callable[[Batch], object]:
     """The same step in plain PyTorch."""
 
     def step(batch: Batch) -> object:
-        (wine, kind), (tumour, benign) = batch
+        (wine, kind), (tumour, benign) = batch["wine"], batch["cancer"]
         wine_loss = cross_entropy(m.sommelier(wine), kind)
         cancer_loss = cross_entropy(m.doctor(tumour), benign)
         for optimizer in optimizers.values():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
 import cograd
-from cograd.recipes import Recipe, load, main, minibatches, mlp, predicting, rmse
+from cograd.recipes import Minibatches, Recipe, load, main, mlp, predicting, rmse
 
 Batch = tuple[Tensor, ...]
 CANDIDATES = 45
@@ -84,7 +84,7 @@ def build(seed: int = 0, path: str | Path | None = None) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(*train, size=min(256 if stars else 64, len(train[0])), seed=seed),
+        batches=Minibatches(*train, size=min(256 if stars else 64, len(train[0])), seed=seed),
         epochs=5 if stars else 60,
         metric="root mean squared error, in stars" if stars else f"own half ranked first of {CANDIDATES}",
         score=score,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import cograd
-from cograd.recipes import Recipe, load, main, minibatches, mlp, predicting, rmse
+from cograd.recipes import Minibatches, Recipe, load, main, mlp, predicting, rmse
 
 Batch = tuple[Tensor, ...]
 
@@ -47,7 +47,7 @@ def build(seed: int = 0) -> Recipe:
 
     return Recipe(
         joint=joint,
-        batches=minibatches(data.x, data.y, size=32, seed=seed),
+        batches=Minibatches(data.x, data.y, size=32, seed=seed),
         epochs=40,
         metric="root mean squared error, in standard deviations",
         score=score,
