@@ -8,6 +8,7 @@ loop of your own (``backward``, ``grad``). ``weighting`` holds the rules for com
 
 from cograd import errors as errors
 from cograd import gramian as gramian
+from cograd import training as training
 from cograd import weighting as weighting
 from cograd._backward import backward as backward
 from cograd._backward import grad as grad
@@ -31,6 +32,14 @@ from cograd.errors import CogradError as CogradError
 from cograd.explanation import Explanation as Explanation
 from cograd.explanation import explain as explain
 from cograd.explanation import record as record
+from cograd.training import History as History
+from cograd.training import MaxSteps as MaxSteps
+from cograd.training import Plateau as Plateau
+from cograd.training import Target as Target
+from cograd.training import TimeLimit as TimeLimit
+from cograd.training import Validation as Validation
+from cograd.training import fit as fit
+from cograd.training import zip_loaders as zip_loaders
 
 __version__ = "0.1.0"
 
@@ -42,22 +51,31 @@ __all__ = [
     "EachEpoch",
     "Explanation",
     "Fp16",
+    "History",
     "Joint",
     "Losses",
+    "MaxSteps",
     "Models",
     "Pass",
     "Phase",
     "Plan",
+    "Plateau",
     "Report",
     "StepPlan",
     "StepReport",
+    "Target",
+    "TimeLimit",
+    "Validation",
     "alternate",
     "backward",
     "errors",
     "explain",
+    "fit",
     "grad",
     "gramian",
     "record",
     "together",
+    "training",
     "weighting",
+    "zip_loaders",
 ]

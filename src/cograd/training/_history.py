@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, final
 
 from cograd.errors import UnknownValueError, unknown
@@ -52,7 +53,7 @@ class History(Mapping[str, Series]):
         steps: steps done.
         epochs: epochs completed.
 
-    >>> history = History()
+    >>> history = cograd.History()
     >>> history.add({"loss/digit": 0.7}, step=50)
     >>> history.add({"loss/digit": 0.4, "val/digit": 0.5}, step=100)
     >>> history["loss/digit"].values, history["val/digit"].steps
@@ -97,9 +98,8 @@ class History(Mapping[str, Series]):
         rows: list[tuple[str, ...]] = [("value", "first", "last", "lowest", "highest")]
         for name, series in self.items():
             numbers = [pair for pair in zip(series.values, series.steps, strict=True) if not math.isnan(pair[0])]
-            ends = (
-                [f"{value:.4g} (at {step})" for value, step in (min(numbers), max(numbers))] if numbers else ["nan"] * 2
-            )
+            low, high = (best(numbers, key=itemgetter(0), default=None) for best in (min, max))
+            ends = [f"{found[0]:.4g} (at {found[1]})" if found else "nan" for found in (low, high)]
             rows.append((name, f"{series.values[0]:.4g}", f"{series.last:.4g}", *ends))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = [

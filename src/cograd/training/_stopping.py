@@ -54,6 +54,9 @@ class Criterion(ABC):
                 f"{self!r} remembers nothing; found a state with {sorted(state)}. Use that of this criterion."
             )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def __or__(self, other: Criterion) -> Criterion:
         if not isinstance(other, Criterion):
             return NotImplemented
@@ -74,7 +77,7 @@ class Plateau(Criterion):
     Raises:
         TrainingError: an argument is out of range.
 
-    >>> stop = Plateau("val/digit", patience=2)
+    >>> stop = cograd.Plateau("val/digit", patience=2)
     >>> for step, value in enumerate([0.9, 0.5, 0.6, 0.5]):
     ...     print(stop.check({"val/digit": value}, step, seconds=0.0))
     None
@@ -141,7 +144,7 @@ class MaxSteps(Criterion):
     Raises:
         TrainingError: ``n`` is not a whole number of at least 1.
 
-    >>> MaxSteps(100).check({}, 100, seconds=0.0)
+    >>> cograd.MaxSteps(100).check({}, 100, seconds=0.0)
     'the limit of 100 steps is reached'
     """
 
@@ -166,9 +169,9 @@ class TimeLimit(Criterion):
     Raises:
         TrainingError: this is no length of time above 0.
 
-    >>> TimeLimit("2h30m")
+    >>> cograd.TimeLimit("2h30m")
     TimeLimit(seconds=9000.0)
-    >>> TimeLimit(60).check({}, 12, seconds=60.5)
+    >>> cograd.TimeLimit(60).check({}, 12, seconds=60.5)
     'the time limit of 0:01:00 is over'
     """
 
@@ -195,7 +198,7 @@ class Target(Criterion):
     Raises:
         TrainingError: an argument is out of range.
 
-    >>> Target("val/accuracy", 0.95, higher_is_better=True).check({"val/accuracy": 0.97}, 400, seconds=0.0)
+    >>> cograd.Target("val/accuracy", 0.95, higher_is_better=True).check({"val/accuracy": 0.97}, 400, seconds=0.0)
     'val/accuracy is 0.97, which reaches 0.95'
     """
 

@@ -1,0 +1,287 @@
+"""What ``fit`` does between two steps: log, validate, decide, save."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import final
+
+from cograd._joint import Joint
+from cograd.errors import CheckpointError, NonFiniteLossError, UnknownValueError, unknown
+from cograd.training._checkpoints import Checkpoints
+from cograd.training._history import Best
+from cograd.training._interrupt import Interrupt
+from cograd.training._options import Options
+from cograd.training._progress import Show
+from cograd.training._run import Run
+from cograd.training._saved import state_of
+from cograd.training._validation import validate
+from cograd.training._window import Window, named
+from cograd.training._world import kept_world
+from cograd.training.loggers import JSONL, Logger
+
+PATIENCE = 10  # batches in a row that may be left out, since their losses are not finite
+
+
+@final
+class Session:
+    """One call of ``fit``.
+
+    Attributes:
+        options: what was asked for.
+        run: what callbacks see.
+        window: the steps since the last log.
+        checkpoints: where the state goes; None without a run directory.
+        loggers: where the values go.
+        stop, freeze: the criteria, copied, since they count.
+        seconds: time in training before this call.
+        skipped: batches that were left out; those in a row; the step after which they were.
+        finished: what ended the run: "limit", "stop" or "callback"; None while it goes on.
+        improved: the best value is new, and its checkpoint not yet written.
+        epoch_began: steps that were done when the current epoch began.
+    """
+
+    def __init__(self, joint: Joint, options: Options) -> None:
+        self.options = options
+        self.run = Run(joint, run_dir=options.run_dir)
+        self.window = Window()
+        self.checkpoints = _checkpoints(options)
+        self.loggers = _loggers(options)
+        self.stop, self.freeze = copy.deepcopy((options.stop, dict(options.freeze)))
+        self.seconds, self._began = 0.0, time.perf_counter()
+        self.skipped = [0, 0, 0]
+        self.finished: str | None = None
+        self.improved = False
+        self.epoch_began = 0
+        self.interrupt = Interrupt()
+        self.show: Show
+        self._timed = self.stop is not None or bool(self.freeze)
+        self._validated = -1  # the step of the last validation
+        self._saved: tuple[int, int, int] | None = None  # the position of the last checkpoint
+        self._failed: CheckpointError | None = None
+        self._checked: set[str] = set()  # the kinds of values whose names have been checked
+
+    def elapsed(self) -> float:
+        """Seconds in training, earlier parts of the run included."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def call(self, event: str) -> None:
+        """Call the functions of the user."""
+        for function in self.options.on.get(event, ()):
+            function(self.run)
+
+    def latest(self) -> dict[str, float]:
+        """What the last step reported, as numbers."""
+        report = self.run.report
+        return {} if report is None else {name: float(value) for name, value in named(report).items()}
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to do but to finish, or to be interrupted."""
+        return self.run.stopped_by is not None or self.interrupt.asked
+
+    def look(self) -> bool:
+        """After each step: is it time to leave the epoch?"""
+        run, options = self.run, self.options
+        if self._timed:
+            self._decide({})
+        if run.step == options.steps:
+            self.limits()
+        if run.stopped_by is None:
+            return self.interrupt.asked
+        return self.interrupt.asked or options.batches.index != options.batches.length  # else let the epoch end
+
+    def limits(self) -> None:
+        """Stop if as much is done as was asked for."""
+        run, epochs, steps = self.run, self.options.epochs, self.options.steps
+        if epochs is not None and run.epoch >= epochs:
+            self._end("limit", f"{epochs} epoch{'s' * (epochs > 1)} done")
+        if steps is not None and run.step >= steps:
+            self._end("limit", f"{steps} step{'s' * (steps > 1)} done")
+        if self.freeze and not any(_trainable(run.joint)):
+            self._end("limit", "every model is frozen")
+
+    def leave_out(self, error: NonFiniteLossError) -> None:
+        """A batch with a loss that is not finite."""
+        if self.options.non_finite == "raise":
+            raise error
+        total, row, step = self.skipped
+        self.skipped = [total + 1, row + 1 if step == self.run.step else 1, self.run.step]
+        if self.skipped[1] > PATIENCE:
+            error.add_note(f"These were {self.skipped[1]} such batches in a row, so the training has gone astray.")
+            raise error
+        self.run.report = None
+        self.show.note(f"left out a batch after step {self.run.step}: {error}")
+
+    def log(self) -> None:
+        """The means since the last log."""
+        if not self.window:
+            return
+        values = self.window.means() | _learning_rates(self.run.joint)
+        if self.skipped[0]:
+            values["skipped"] = float(self.skipped[0])
+        self._check_names(values, "log")
+        self._take(values)
+
+    def validate(self) -> None:
+        """Look at other data."""
+        if self.options.measure is None:
+            return
+        values = validate(self.options.measure, self.run.joint, self.options.device)
+        self._validated = self.run.step
+        self._check_names(values, "val")
+        self._rank(values)
+        self._take(values)
+        self.show.validated(values, self.run.step)
+        self.call("validation")
+
+    def end_epoch(self) -> None:
+        """All batches of an epoch were used."""
+        run = self.run
+        run.epoch = run.history.epochs = self.options.batches.epoch
+        run.joint.flush()
+        if self.options.validate_every == "epoch":
+            self.validate()
+        run.joint.end_epoch({name: s.last for name, s in run.history.items() if s.steps[-1] > self.epoch_began})
+        self.epoch_began = run.step
+        self.call("epoch")
+        self.limits()
+        if not self.over and (self.options.save_every == "epoch" or self.improved):
+            self.save()
+
+    def start(self) -> None:
+        """Before the first step of this call."""
+        run = self.run
+        with kept_world() if run.step else nullcontext():
+            self.call("start")
+        self.limits()
+        if not run.step and not self.over:
+            self.save()  # so that a run which is killed early is the same run, and a full disk is noticed now
+
+    def finish(self) -> None:
+        """The loop is left: the run is over for good, or interrupted.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+            CheckpointError: the last checkpoint cannot be written.
+        """
+        run = self.run
+        if run.stopped_by is not None:
+            run.joint.flush()
+            self.log()
+            if self._validated != run.step:
+                self.validate()
+            self.finished = self.finished or "callback"
+            run.history.stopped_by = run.stopped_by
+            self.call("finish")
+            self.show.note(f"finished: {run.stopped_by}")
+        self.save()
+        if self.interrupt.asked:
+            path = run.checkpoint
+            kept = f"the same command continues from {path}" if path else "nothing is saved, for there is no run_dir"
+            raise KeyboardInterrupt(f"Stopped after step {run.step}; {kept}.") from self._failed
+        if self._failed is not None:
+            raise self._failed
+
+    def _take(self, values: Mapping[str, float]) -> None:
+        run = self.run
+        run.values.update(values)
+        run.history.add(values, run.step)
+        line = {"epoch": run.epoch, **values, "seconds": self.elapsed()}
+        for logger in self.loggers:
+            logger.log(line, run.step)
+        self._decide(values)
+
+    def _decide(self, values: Mapping[str, float]) -> None:
+        """Freeze models and stop, where a criterion says so."""
+        run, seconds = self.run, self.elapsed()
+        for name, criterion in self.freeze.items():
+            if name not in run.joint.frozen and (why := criterion.check(values, run.step, seconds)):
+                run.joint.freeze(name)
+                self.show.note(f"{name} is frozen at step {run.step}: {why}")
+        if self.freeze:
+            self.limits()
+        if self.stop is not None and (why := self.stop.check(values, run.step, seconds)):
+            self._end("stop", why)
+
+    def _end(self, kind: str, why: str) -> None:
+        if self.run.stopped_by is None:
+            self.finished = kind
+            self.run.stop(why)
+
+    def _rank(self, values: Mapping[str, float]) -> None:
+        metric, best = self.options.best, self.run.history.best
+        if metric is None or math.isnan(value := values[metric]):
+            return
+        if best is None or (value > best.value if self.options.higher_is_better else value < best.value):
+            self.run.history.best = Best(metric, value, self.run.step)
+            self.improved = True
+
+    def _check_names(self, values: Mapping[str, float], kind: str) -> None:
+        """The first time that values of this kind are there: are all among them that somebody looks at?"""
+        if kind in self._checked:
+            return
+        self._checked.add(kind)
+        known = {*values}
+        if kind == "log":  # a loss may be absent, and a phase not yet due
+            known |= {f"{what}/{name}" for what in ("loss", "weight") for name in self.run.joint.state_dict()["losses"]}
+            if any(name.startswith("grad_norm/") for name in values):
+                known |= {f"grad_norm/{name}" for name in self.run.joint.updates}
+        for who, name in self.options.wanted:
+            if name.startswith("val/") == (kind == "val") and name not in known:
+                raise UnknownValueError(
+                    f"{who} looks at {name!r}, which is not there. {unknown('values', name, known)}"
+                )
+
+    def save(self) -> None:
+        """Write a checkpoint. A disk that is full must not end a training that may have time to make room."""
+        position = (self.run.step, self.run.epoch, self.options.batches.index)
+        if self.checkpoints is None or (position == self._saved and not self.finished):
+            return
+        best = self.options.best
+        values = {best: self.run.values[best]} if best is not None and self._validated == self.run.step else {}
+        try:
+            path = self.checkpoints.save(state_of(self), self.run.step, values)
+        except CheckpointError as error:
+            if error.errno is None:  # not the disk: the state cannot be saved at all
+                raise
+            self._failed, self.improved = error, False
+            self.show.note(f"NOT SAVED, training goes on: {error}")
+            warnings.warn(f"No checkpoint was written at step {self.run.step}, training goes on. {error}", stacklevel=3)
+            return
+        self._saved, self._failed, self.improved = position, None, False
+        self.run.checkpoint = path
+        with kept_world():  # what a callback draws here would not be drawn again by a resumed run
+            self.call("checkpoint")
+
+
+def _checkpoints(options: Options) -> Checkpoints | None:
+    if options.run_dir is None:
+        return None
+    return Checkpoints(options.run_dir / "checkpoints", options.keep, options.best, options.higher_is_better)
+
+
+def _loggers(options: Options) -> tuple[Logger, ...]:
+    """Those that were given, and JSONL wherever there is a place for it."""
+    has_one = any(isinstance(logger, JSONL) for logger in options.loggers)
+    own = () if has_one or options.run_dir is None else (JSONL(),)
+    return (*own, *options.loggers)
+
+
+def _learning_rates(joint: Joint) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for name, optimizer in joint.optimizers.items():
+        each = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        if len(set(each)) == 1:
+            rates[f"lr/{name}"] = each[0]
+        else:
+            rates |= {f"lr/{name}/{i}": rate for i, rate in enumerate(each)}
+    return rates
+
+
+def _trainable(joint: Joint) -> Iterator[bool]:
+    return (p.requires_grad for name in joint.models for p in joint.models[name].parameters())

@@ -1,0 +1,257 @@
+"""Look at the models on other data, and leave no trace in the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, cast, final
+
+import torch
+from torch import Tensor
+
+from cograd._joint import Joint
+from cograd._models import Models
+from cograd.errors import LoaderError, TrainingError, quoted, unknown
+from cograd.training._batches import Batches
+from cograd.training._generators import generators, restore, states
+from cograd.training._move import move
+from cograd.training._window import to_numbers
+from cograd.training._world import kept_world
+
+
+class Metric(Protocol):
+    """Anything that gathers predictions: a metric of torchmetrics, or a class of your own."""
+
+    def update(self, *args: Any) -> object:
+        """Take one batch in."""
+
+    def compute(self) -> Any:
+        """The number of all batches, or name -> number."""
+
+    def reset(self) -> object:
+        """Begin anew."""
+
+
+Predict = Callable[[Models, Any], tuple[Any, ...] | Mapping[str, tuple[Any, ...]]]
+Measure = Callable[[Joint, torch.device | None], Mapping[str, Any]]
+
+
+@final
+class Validation:
+    """Validate on a loader: the mean of each loss, and metrics of predictions.
+
+    The mean is weighted by the size of the batches, where all tensors of a batch agree on one; a loss
+    that is absent from a batch does not count there.
+
+    Args:
+        loader: gives batches anew whenever it is iterated; the same ones each time, if it draws from a
+            generator of its own.
+        predict: ``predict(models, batch)`` returns what each metric is updated with, such as
+            ``(prediction, target)``; or metric -> such a tuple. Followers are among ``models``.
+        metrics: name -> metric, with ``update``, ``compute`` and ``reset``; moved to the device if it has ``to``.
+        losses: evaluate the losses too.
+
+    Raises:
+        TrainingError, LoaderError: an argument is not as described.
+
+    >>> class Mean:
+    ...     def reset(self):
+    ...         self.seen = []
+    ...     def update(self, prediction):
+    ...         self.seen.append(prediction)
+    ...     def compute(self):
+    ...         return torch.cat(self.seen).mean().item()
+    >>> joint = cograd.Joint(
+    ...     models={"double": nn.Linear(1, 1)},
+    ...     losses=lambda m, x: {"size": m.double(x).square().mean()},
+    ...     optimizers=torch.optim.SGD,
+    ... )
+    >>> _ = nn.init.constant_(joint.models.double.weight, 2.0), nn.init.zeros_(joint.models.double.bias)
+    >>> batches = [torch.ones(3, 1), torch.zeros(1, 1)]
+    >>> validation = cograd.Validation(batches, predict=lambda m, x: (m.double(x),), metrics={"mean": Mean()})
+    >>> validation(joint, None)
+    {'size': 3.0, 'mean': 1.5}
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        predict: Predict | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        losses: bool = True,
+    ) -> None:
+        self.loader = _need_loader(loader)
+        if predict is not None and not callable(predict):
+            raise TrainingError(f"predict must be a function predict(models, batch); found {predict!r}.")
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TrainingError(f'metrics maps names to metrics, as in {{"accuracy": metric}}; found {metrics!r}.')
+        for name, metric in (metrics or {}).items():
+            lacks = [m for m in ("update", "compute", "reset") if not callable(getattr(metric, m, None))]
+            if not isinstance(name, str) or not name or lacks:
+                found = f"metrics[{name!r}] = {type(metric).__name__}"
+                raise TrainingError(
+                    f"A metric has a name and update, compute and reset; {found} lacks {quoted(lacks)}."
+                )
+        if bool(metrics) != (predict is not None):
+            raise TrainingError("predict and metrics need each other: predict gives what the metrics are updated with.")
+        if not losses and not metrics:
+            raise TrainingError("losses=False without metrics leaves nothing to validate. Give predict and metrics.")
+        self.predict, self.metrics, self.losses = predict, dict(metrics or {}), losses
+
+    def __call__(self, joint: Joint, device: torch.device | None) -> dict[str, Any]:
+        """Name -> number, over one pass through the loader."""
+        for metric in self.metrics.values():
+            metric.reset()
+            if device is not None and callable(to := getattr(metric, "to", None)):
+                to(device)
+        means = _Means()
+        batches = 0
+        for given in self.loader:
+            batch = given if device is None else move(given, device)
+            batches += 1
+            if self.losses:
+                means.add(joint.evaluate(batch), _size(batch))
+            if self.predict is not None:
+                with torch.no_grad():
+                    self._update(self.predict(joint.models, batch))
+        if not batches:
+            raise LoaderError("The loader of validate gives no batches. Check its data set, and drop_last.")
+        found: dict[str, Any] = dict(means.read())
+        for name, metric in self.metrics.items():
+            if name in found:
+                raise TrainingError(f"metrics[{name!r}] has the name of a loss. Rename it, or give losses=False.")
+            found[name] = metric.compute()
+        return found
+
+    def _update(self, predicted: Any) -> None:
+        if isinstance(predicted, Mapping):
+            for name in predicted:
+                if name not in self.metrics:
+                    raise TrainingError(
+                        f"predict returned something for {name!r}, which is no metric. "
+                        f"{unknown('metrics', name, self.metrics)}"
+                    )
+        each = predicted if isinstance(predicted, Mapping) else dict.fromkeys(self.metrics, predicted)
+        for name, given in each.items():
+            if not isinstance(given, tuple):
+                raise TrainingError(
+                    "predict must return a tuple such as (prediction, target), or metric -> tuple; found "
+                    f"{type(given).__name__} for {name!r}."
+                )
+            self.metrics[name].update(*given)
+
+
+def parse_validate(given: Any) -> Measure | None:
+    """``fit(validate=...)`` as something to call with the joint and the device."""
+    if given is None or isinstance(given, Validation):
+        return given
+    if callable(given) and not isinstance(given, Iterable):
+        return lambda joint, device: _need_mapping(given(joint))
+    return Validation(given)
+
+
+def validate(measure: Measure, joint: Joint, device: torch.device | None) -> dict[str, float]:
+    """``"val/<name>"`` -> number. The models are in eval mode and need no gradients meanwhile.
+
+    Modes, flags, the random state and the loader's own generators are put back, so the training goes on
+    as if nobody had looked.
+    """
+    with kept_world(), _untouched(joint, getattr(measure, "loader", None)):
+        found = measure(joint, device)
+    numbers: dict[str, float] = {}
+    for name, value in found.items():
+        parts = {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        for key, number in parts.items():
+            numbers[key if key.startswith("val/") else f"val/{key}"] = _need_number(key, number)
+    return numbers
+
+
+@contextmanager
+def _untouched(joint: Joint, loader: Any) -> Iterator[None]:
+    modules = [(module, module.training) for name in joint.models for module in joint.models[name].modules()]
+    trainable = [p for name in joint.models for p in joint.models[name].parameters() if p.requires_grad]
+    owned = generators(loader)
+    drawn = states(owned)
+    try:
+        for module, _ in modules:
+            module.training = False
+        for p in trainable:
+            p.requires_grad = False
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad = True
+        for module, training in modules:
+            module.training = training
+        restore(owned, drawn)
+
+
+class _Means:
+    """Means of losses, weighted by the sizes of the batches if all are known."""
+
+    def __init__(self) -> None:
+        self._losses: dict[str, tuple[list[Tensor], list[int]]] = {}
+        self._known = True
+
+    def add(self, losses: Mapping[str, Tensor], size: int | None) -> None:
+        self._known = self._known and size is not None
+        for name, loss in losses.items():
+            values, sizes = self._losses.setdefault(name, ([], []))
+            values.append(loss)
+            sizes.append(size or 1)
+
+    def read(self) -> dict[str, float]:
+        return {
+            name: _weighted(to_numbers(values), sizes if self._known else [1] * len(sizes))
+            for name, (values, sizes) in self._losses.items()
+        }
+
+
+def _weighted(values: Sequence[float], sizes: Sequence[int]) -> float:
+    products = [value * size for value, size in zip(values, sizes, strict=True)]
+    finite = all(map(math.isfinite, products))
+    return (math.fsum(products) if finite else sum(products)) / sum(sizes)
+
+
+def _size(batch: Any) -> int | None:
+    """How many examples a batch has, if all of its tensors agree."""
+    sizes = {tensor.shape[0] for tensor in _tensors(batch) if tensor.ndim}
+    return sizes.pop() if len(sizes) == 1 and sizes != {0} else None
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+        return
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    for part in parts or getattr(batch, "__dict__", {}).values():
+        yield from _tensors(part)
+
+
+def _need_loader(loader: Any) -> Iterable[Any]:
+    if isinstance(loader, Iterator):
+        raise LoaderError(
+            f"validate is a {type(loader).__name__}, which can be read only once. Give the loader itself, or a list."
+        )
+    if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        raise LoaderError(
+            "validate must be a function f(joint) -> mapping of numbers, a loader, or cograd.Validation(loader, ...); "
+            f"found {type(loader).__name__} {loader!r}."
+        )
+    Batches(loader, name="validate")  # refuses what gives no batches
+    return cast("Iterable[Any]", loader)
+
+
+def _need_mapping(found: Any) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise TrainingError(f"The function validate must return name -> number; found {type(found).__name__}.")
+    return found
+
+
+def _need_number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"Validation must give one number for {name!r}; found {value!r}.") from error
