@@ -129,10 +129,10 @@ class Expectations:
         if all(name in losses or name in self._idle for name in mine):
             raise UnreachedError(
                 f"The phase '{self.phase}' updates {model!r}, but no gradient flows to it from any of its losses "
-                f"({quoted(sorted(mine))}). Look for what cuts the way (detach(), .data, no_grad), or take {model!r} "
-                "out.",
+                f"({quoted(sorted(mine))}). If that is meant, take {model!r} out of it.",
                 sorted(mine),
                 [model],
+                "Else look for what cuts the way: detach(), .data, no_grad.",
             )
 
     def check_parameters(self) -> None:

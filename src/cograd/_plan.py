@@ -221,10 +221,11 @@ def unreached(loss: str, models: Sequence[str]) -> UnreachedError:
     """The error for a loss that reaches no parameter of ``models``."""
     return UnreachedError(
         f"loss {loss!r} is declared to train {quoted(models)}, but no gradient flows from it to any parameter there. "
-        "Look for what cuts the way from the model's output to the loss: detach(), .data, no_grad, .item(), numpy, "
-        "argmax, a tensor built anew. Or take the model out of trains.",
+        "If that is meant, take the model out of trains.",
         [loss],
         models,
+        "Else look for what cuts the way from the model's output to the loss: detach(), .data, no_grad, .item(), "
+        "numpy, argmax, a tensor built anew.",
     )
 
 

@@ -93,11 +93,14 @@ class UnreachedError(CogradError, RuntimeError):
     Attributes:
         losses: which losses.
         models: which models; all that the losses train if empty.
+        fact: the message without the advice on where to look, which is of no use once the place is known.
     """
 
-    def __init__(self, message: str, losses: Sequence[str] = (), models: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.losses, self.models = tuple(losses), tuple(models)
+    def __init__(
+        self, message: str, losses: Sequence[str] = (), models: Sequence[str] = (), search: str = ""
+    ) -> None:  # fmt: skip
+        super().__init__(f"{message} {search}".rstrip())
+        self.losses, self.models, self.fact = tuple(losses), tuple(models), message
 
 
 class PassError(CogradError, RuntimeError):

@@ -115,6 +115,17 @@ def test_a_loss_without_graph():
         assert f"It was cut at tests/diagnosis/test_named_cuts.py:{line} by detach(): `{source}`." in str(caught.value)
 
 
+def test_a_line_that_is_known_takes_the_place_of_the_advice_on_where_to_look():
+    def losses(m, x):
+        return {"fit": m.dec(m.enc(x).detach()).square().mean()}  # here
+
+    with pytest.raises(UnreachedError) as caught:
+        joint_of(losses).step(X)
+    line, source = marked(losses)
+    place = f"It was cut at tests/diagnosis/test_named_cuts.py:{line} by detach(): `{source}`."
+    assert str(caught.value).endswith(f"If that is meant, take the model out of trains. {place}")
+
+
 def test_a_model_that_no_loss_of_its_phase_reaches():
     def losses(m, x):
         z = m.enc(x).detach()  # here
@@ -182,7 +193,7 @@ def test_a_second_look_that_fails_leaves_the_error_as_it_was():
 
     with pytest.raises(UnreachedError) as caught:
         joint_of(losses).step(X)
-    assert str(caught.value).endswith("Or take the model out of trains.")
+    assert str(caught.value).endswith("argmax, a tensor built anew.")
     (note,) = caught.value.__notes__
     assert note == "Where it was cut is unknown: evaluating the losses again raised KeyError('gone')."
 
