@@ -40,11 +40,13 @@ def records(path):
 
 
 def written(folder):
-    """Of each offline run, in order: its id and the rows of its history."""
+    """Of each offline run, in order of their places: its id and the rows of its history."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # ends the process that writes: now all is in the files
     runs = []
-    for path in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(folder.rglob("run-*.wandb")):
         name, rows = "", []
         for data in records(path):
             record = wandb_internal_pb2.Record.FromString(data)
@@ -60,7 +62,10 @@ def written(folder):
 def test_a_run_is_continued_under_its_id(wandb, tmp_path):
     killed = WandB(project="digits", config={"seed": 3})
     assert killed.state_dict() == {}
-    killed.start(tmp_path, {"lr": 0.1}, 0)
+    first, second = tmp_path / "runs" / "1", tmp_path / "runs" / "2"  # two: W&B names its own by the second
+    first.mkdir(parents=True)
+    second.mkdir()
+    killed.start(first, {"lr": 0.1}, 0)
     assert dict(wandb.run.config) == {"lr": 0.1, "seed": 3}
     killed.log({"loss/a": 0.5, "loss/b": math.inf}, 10)
     killed.log({"loss/a": 0.25}, 20)
@@ -70,14 +75,14 @@ def test_a_run_is_continued_under_its_id(wandb, tmp_path):
 
     continued = WandB(project="digits", fork_from=f"{state['id']}?_step=3")
     continued.load_state_dict(state)
-    continued.start(tmp_path, {"lr": 0.1}, 10)
+    continued.start(second, {"lr": 0.1}, 10)
     continued.log({"loss/a": 0.25}, 20)
     continued.log({"loss/a": 0.125}, 30)
     assert continued.state_dict() == state
     continued.finish()
     continued.finish()
 
-    assert written(tmp_path / "wandb") == [
+    assert written(tmp_path / "runs") == [
         (state["id"], [{"_step": 10, "loss/a": 0.5, "loss/b": math.inf}, {"_step": 20, "loss/a": 0.25}]),
         (state["id"], [{"_step": 20, "loss/a": 0.25}, {"_step": 30, "loss/a": 0.125}]),
     ]
