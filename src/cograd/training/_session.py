@@ -159,7 +159,7 @@ class Session:
         with kept_world() if run.step else nullcontext():
             self.call("start")
         self.limits()
-        if not run.step and not self.over:
+        if run.checkpoint is None and not self.over:
             self.save()  # so that a run which is killed early is the same run, and a full disk is noticed now
 
     def finish(self) -> None:
@@ -247,7 +247,7 @@ class Session:
         try:
             path = self.checkpoints.save(state_of(self), self.run.step, values)
         except CheckpointError as error:
-            if error.errno is None:  # not the disk: the state cannot be saved at all
+            if error.errno is None or self.run.checkpoint is None:  # it is not the disk, or nothing is lost yet
                 raise
             self._failed, self.improved = error, False
             self.show.note(f"NOT SAVED, training goes on: {error}")
