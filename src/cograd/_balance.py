@@ -184,8 +184,16 @@ def _warn_nothing_shared(rule: str) -> None:
     warnings.warn(
         f"{rule} weighs what losses share, and these share no parameter, so every loss keeps its plain gradient. Leave "
         "the rule out, or look for a detach between the losses and the part that they should share.",
-        stacklevel=5,
+        stacklevel=_level_of_caller(),
     )
+
+
+def _level_of_caller() -> int:
+    """How far above the calling function the code is that called cograd."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("cograd."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def check_engine(engine: object, used: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,12 +226,27 @@ class Joint:
         phases = "; ".join(f"{i}. {phase}" for i, phase in enumerate(self.phases, 1))
         rules = dict.fromkeys(repr(u.weights.balance.rule) for u in self._updates if u.weights.balance)
         weighting = f"  weighting: {'; '.join(rules)}\n" if rules else ""
+        options = "".join(f"  {line}\n" for line in self._options())
         return (
-            f"Joint of {', '.join(self.models)}\n"
+            f"Joint of {', '.join(name for name in self.models if name not in self._followers)}\n"
             f"  trains: {'; '.join(routes) or 'every loss trains what it reaches'}\n"
-            f"  phases: {phases}\n{weighting}"
+            f"  phases: {phases}\n{weighting}{options}"
             f"  steps: {self.steps}; updates: {', '.join(f'{n} {count}' for n, count in self.updates.items())}"
         )
+
+    def _options(self) -> Iterator[str]:
+        """Those that are not as usual, for people."""
+        setup = self._setup
+        for what, entries in (
+            ("clip", {" and ".join(names): clip for names, clip in setup.clips.items()}),
+            ("accumulate", {name: n for name, n in setup.accumulate.items() if n > 1}),
+            ("schedulers", {name: type(schedule.scheduler).__name__ for name, schedule in self._schedules.items()}),
+            ("followers", {name: follower.rule for name, follower in self._followers.items()}),
+        ):
+            if entries:
+                yield f"{what}: {'; '.join(f'{name} {value}' for name, value in entries.items())}"
+        if self._precision.name:
+            yield f"precision: {self._precision.name}"
 
     def step(self, batch: Any) -> StepReport:
         """Run the phases that are due on ``batch``.

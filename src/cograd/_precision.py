@@ -66,6 +66,7 @@ class Precision:
         PrecisionError: there is no such precision, or it cannot be used on these parameters.
 
     Attributes:
+        name: what was chosen, for people; empty if nothing was.
         scaling: how float16 gradients are scaled; None in other precisions.
         scale: by which number gradients are multiplied on their way.
     """
@@ -74,6 +75,7 @@ class Precision:
         self.scaling = Fp16() if chosen == "fp16" else chosen if isinstance(chosen, Fp16) else None
         if self.scaling is None and chosen not in (None, "bf16"):
             raise PrecisionError(f"precision is None, 'bf16', 'fp16' or cograd.Fp16(...); found {chosen!r}.")
+        self.name = repr(self.scaling) if self.scaling else chosen or ""
         self._dtype = torch.float16 if self.scaling else torch.bfloat16 if chosen else None
         parameters = list(parameters)
         self.device = parameters[0].device.type if parameters else "cpu"

@@ -551,8 +551,9 @@ def strangers():
 
 def test_losses_that_share_nothing_warn_and_train_plainly():
     joint = build(weighting.UPGrad(), strangers(), losses=apart)
-    with pytest.warns(UserWarning, match="UPGrad weighs what losses share, and these share no parameter"):
+    with pytest.warns(UserWarning, match="UPGrad weighs what losses share, and these share no parameter") as caught:
         report = joint.step(BATCHES[0])
+    assert caught[0].filename == __file__
     assert report.gramian is None
     plain = build(None, strangers(), losses=apart)
     plain.step(BATCHES[0])
