@@ -293,7 +293,7 @@ def test_a_checkpoint_moves_no_buffer():
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe(name, picture, same):
     recipe = build(name)
-    batch = next(iter(recipe.batches(0)))
+    batch = next(iter(recipe.batches))
     before = picture(recipe.joint)
     found = cograd.explain(recipe.joint, batch)
     same(picture(recipe.joint), before)

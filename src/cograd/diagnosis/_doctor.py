@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from cograd.diagnosis._finding import Finding
-from cograd.diagnosis._registry import findings
+from cograd.diagnosis._registry import every, findings
 from cograd.diagnosis._report import Report, routes
 from cograd.diagnosis._suppress import fingerprint, suppressed
 from cograd.tracing import Log, Recorder, recording
@@ -146,5 +146,8 @@ def diagnose(
         if not suppressed(f) and fingerprint(f) not in (baseline or ())
     ]
     unchecked = [f"{rule}: {why}" for rule, why in ran.log.unchecked.items()]
+    if ran.log.unfollowed:
+        blind = [r.name for r in every().values() if r.follows and (perf or not r.perf)]
+        unchecked.append(f"{', '.join(blind)}: {ran.log.unfollowed}")
     unchecked += [f"the recorder failed, so findings may be missing: {failure}" for failure in ran.log.failures]
     return Report(tuple(found), routes(ran.log, why=why), ran.steps, ran.log.outcome, tuple(unchecked))

@@ -26,8 +26,9 @@ class Rule:
         severity: of its findings, unless one says otherwise.
         check: from a log to findings.
         page: its documentation.
-        perf: whether it is about time, and asked for with ``--perf``.
         covers: rules that stay silent about a line where this one spoke.
+        perf: whether it is about time, and asked for with ``--perf``.
+        follows: whether it needs the record of operations, or else may miss what it is to find.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Rule:
     page: str
     covers: tuple[str, ...]
     perf: bool
+    follows: bool
 
     @property
     def summary(self) -> str:
@@ -53,9 +55,8 @@ def every() -> dict[str, Rule]:
         module = importlib.import_module(f"{_package.__name__}.{info.name}")
         name = info.name.replace("_", "-")
         page = inspect.cleandoc(module.__doc__ or "")
-        found[name] = Rule(
-            name, module.SEVERITY, module.check, page, getattr(module, "COVERS", ()), hasattr(module, "PERF")
-        )
+        covers, perf, follows = getattr(module, "COVERS", ()), hasattr(module, "PERF"), hasattr(module, "FOLLOWS")
+        found[name] = Rule(name, module.SEVERITY, module.check, page, covers, perf, follows)
     return found
 
 

@@ -68,7 +68,8 @@ def _verdict(report: Report) -> str:
     counts = Counter(str(finding.severity) for finding in report.findings)
     words = [f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in _LEVELS if counts[s]]
     end = {"raised": ", then the script raised", "interrupted": ", until interrupted", "stopped": ", as asked"}
-    after = f"after {report.steps} optimizer steps{end.get(report.outcome, '')}"
+    steps = f"{report.steps} optimizer step{'' if report.steps == 1 else 's'}"
+    after = f"after {steps}{end.get(report.outcome, '')}"
     return f"cograd doctor: {', '.join(words) or 'nothing wrong found'} {after}"
 
 

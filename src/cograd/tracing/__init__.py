@@ -38,3 +38,4 @@ from cograd.tracing._values import Value as Value
 from cograd.tracing._values import Values as Values
 from cograd.tracing._values import below as below
 from cograd.tracing._values import reached as reached
+from cograd.tracing._variables import variable as variable

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cograd.tracing import _events as events
 from cograd.tracing import _nodes
@@ -25,6 +25,7 @@ class Backwards:
         counts: how often each line ran.
         versions: of the parameters that the last one reached.
         first_versions: of each parameter, when it was first there at a backward.
+        last: each parameter there was at the last one: whether it required grad, is an ``nn.Parameter``, its version.
         since: optimizer -> the backward passes since its last step.
         written: address of a parameter that was written -> sequence number, parameter, line of the step or write.
         scaling: whether a GradScaler scaled a loss.
@@ -36,6 +37,7 @@ class Backwards:
         self.counts: Counter[Site] = Counter()
         self.versions: dict[int, int] = {}
         self.first_versions: dict[int, int] = {}
+        self.last: dict[int, tuple[bool, bool, int]] = {}
         self.since: defaultdict[int, list[int]] = defaultdict(list)
         self.written: dict[int, tuple[int, int, Site]] = {}
         self.scaling = False
@@ -82,6 +84,7 @@ class Backwards:
         known = self._journal.known()
         self._journal.grads.settle(known)
         self._blank = frozenset(n for p, n in known if p.grad is None)
+        self.last = {n: (p.requires_grad, isinstance(p, nn.Parameter), p._version) for p, n in known}
         for p, n in known:
             if n not in self.first_versions:
                 self._journal.number(p)

@@ -152,7 +152,7 @@ def _modules(recorder: Recorder, patches: Patches) -> None:
     def compiled(original: Original, args: Args, kwargs: Kwargs) -> Any:
         recorder.stop_tape()
         recorder.journal.tape.off = True
-        recorder.journal.log.unchecked["cut-term"] = "operations are not followed beside torch.compile"
+        recorder.journal.log.unfollowed = "operations are not followed beside torch.compile"
         return original(*args, **kwargs)
 
     _hook(patches, register_module_parameter_registration_hook(parameter))

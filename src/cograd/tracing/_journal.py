@@ -90,8 +90,8 @@ class Journal:
         return os.getpid() == self._pid and not torch.compiler.is_compiling()
 
     def known(self) -> list[tuple[Tensor, int]]:
-        """Every parameter that exists."""
-        return [(p, n) for p, n in self.numbers.living() if p.is_leaf]
+        """Every parameter that exists and has a shape."""
+        return [(p, n) for p, n in self.numbers.living() if p.is_leaf and not nn.parameter.is_lazy(p)]
 
     def number(self, parameter: Tensor, made: Site | None = None) -> int:
         """The number of a parameter."""

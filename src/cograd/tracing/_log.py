@@ -26,12 +26,12 @@ class Parameter:
         model: the variable that holds its module; empty if unknown.
         shape: of the parameter.
         made: where it was made.
-        trainable: whether it requires grad at the end.
+        trainable: whether it requires grad at the end, or did at the last backward before it was gone.
         stepped: whether an optimizer ever stepped it with a gradient.
         written: whether it changed otherwise since its first gradient.
         loaded: whether its value came from a state dict.
         registrable: whether it is an ``nn.Parameter``, not just a tensor that requires grad.
-        alive: whether it still existed at the end.
+        alive: whether it existed at the end, or at the last backward.
         follows: whether its value came from the state dict of another model of the script.
     """
 
@@ -71,9 +71,11 @@ class Log:
         error: what the script raised.
         error_site: the line of the script that it came from.
         unregistered: parameter -> the attribute of a module that hides it in a list or dict.
+        put: parameter -> the line that put it there.
         aliases: variable -> an older variable for the same module.
         scaling: whether a GradScaler was at work.
         unchecked: rule -> why it could not be checked.
+        unfollowed: why operations could not be followed; empty if they were.
         failures: where the recorder itself failed.
     """
 
@@ -84,9 +86,11 @@ class Log:
     error: BaseException | None = None
     error_site: Site = NOWHERE
     unregistered: Mapping[int, str] = field(default_factory=dict)
+    put: Mapping[int, Site] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     scaling: bool = False
     unchecked: dict[str, str] = field(default_factory=dict)
+    unfollowed: str = ""
     failures: list[str] = field(default_factory=list)
     _first: dict[Hashable, list[Event]] = field(default_factory=dict)
     _last: dict[Hashable, deque[Event]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cograd.tracing._objects import Numbers
+from cograd.tracing._sites import comprehension_names
 
 _MANY = 200  # entries of one container that are looked at
 
@@ -24,6 +25,7 @@ class Names:
         self.parameters: dict[int, tuple[str, str]] = {}  # -> model, name
         self.optimizers: dict[int, str] = {}
         self.unregistered: dict[int, str] = {}  # parameter -> the attribute that hides it
+        self.hidden_by: dict[int, tuple[type, str]] = {}  # the same: the class, and its own name there
         self.aliases: dict[str, str] = {}  # variable -> an older variable for the same module
         self._roots: dict[int, weakref.ref[nn.Module]] = {}
         self._variable: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -31,7 +33,10 @@ class Names:
     def learn(self, frames: list[FrameType]) -> None:
         """Look at the variables of these frames."""
         for frame in frames:
-            self.learn_from(frame.f_locals)
+            passing = comprehension_names(frame.f_code)
+            if passing is None:
+                continue  # in a comprehension: the frame around it has what lasts
+            self.learn_from({name: thing for name, thing in frame.f_locals.items() if name not in passing})
             if frame.f_globals is not frame.f_locals:
                 self.learn_from(frame.f_globals)
 
@@ -75,6 +80,7 @@ class Names:
                     for p in found:
                         if isinstance(p, nn.Parameter) and id(p) not in registered:
                             self.unregistered.setdefault(self._tensors.of(p), name)
+                            self.hidden_by.setdefault(self._tensors.of(p), (type(inner), attribute))
                             self._offer(self._tensors.of(p), path, name)
 
     def evaluating(self, parameters: frozenset[int]) -> bool:

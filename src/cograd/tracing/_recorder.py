@@ -13,6 +13,7 @@ from cograd.tracing import _events as events
 from cograd.tracing import _log as log
 from cograd.tracing._backwards import Backwards
 from cograd.tracing._calls import caller
+from cograd.tracing._containers import put
 from cograd.tracing._journal import Journal
 from cograd.tracing._log import Log
 from cograd.tracing._pulls import Pulls
@@ -130,6 +131,10 @@ class Recorder:
             found.parameters, found.optimizers = self._parameters(), self._optimizers()
         found.values = journal.tape.values
         found.unregistered, found.aliases = journal.names.unregistered, journal.names.aliases
+        found.put = {
+            n: put(owner, attribute, journal.made.get(n, NOWHERE))
+            for n, (owner, attribute) in journal.names.hidden_by.items()
+        }
         found.scaling = self.backwards.scaling
         found.outcome, found.error = outcome, error
         if error is not None:
@@ -137,12 +142,14 @@ class Recorder:
         if journal.missing:
             found.unchecked["step-before-backward, freed-graph"] = f"torch has no {', '.join(journal.missing)}"
         if journal.tape.full:
-            found.unchecked["some"] = "the first iterations have too many operations to follow them all"
+            found.unfollowed = found.unfollowed or "the first iterations have too many operations to follow them all"
         return found
 
     def _parameters(self) -> dict[int, log.Parameter]:
         journal, steps, setup = self.journal, self.steps, self.setup
-        alive = {n: p for p, n in journal.numbers.living()}
+        there = self.backwards.last | {
+            n: (p.requires_grad, isinstance(p, nn.Parameter), p._version) for p, n in journal.numbers.living()
+        }
         stepped = {number for n, numbers in steps.held.items() if steps.counts[n] for number in numbers}
         named = journal.names.parameters
         return {
@@ -151,12 +158,12 @@ class Recorder:
                 model=named.get(n, ("", ""))[0],
                 shape=shape,
                 made=journal.made.get(n, NOWHERE),
-                trainable=n in alive and alive[n].requires_grad,
+                trainable=n in there and there[n][0],
                 stepped=n in steps.sites,
-                written=n in alive and n not in stepped and self._moved(n, alive[n]),
+                written=n in there and n not in stepped and self._moved(n, there[n][2]),
                 loaded=n in setup.from_state,
-                registrable=isinstance(alive.get(n), nn.Parameter),
-                alive=n in alive,
+                registrable=n in there and there[n][1],
+                alive=n in there,
                 follows=n in setup.follows,
             )
             for n, shape in journal.shapes.items()
@@ -169,6 +176,6 @@ class Recorder:
             for n, (kind, site) in steps.kinds.items()
         }
 
-    def _moved(self, number: int, parameter: Tensor) -> bool:
+    def _moved(self, number: int, version: int) -> bool:
         """Whether a parameter was written since its first gradient, by other than an optimizer."""
-        return number in self._by_hand or parameter._version > self.backwards.first_versions.get(number, 1 << 60)
+        return number in self._by_hand or version > self.backwards.first_versions.get(number, 1 << 60)

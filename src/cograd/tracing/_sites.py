@@ -81,6 +81,11 @@ class Site:
         return " ".join(text.split()) if text else self.source
 
 
+def statement_at(site: Site) -> ast.stmt | None:
+    """The smallest statement around a place; None where there is no syntax tree."""
+    return _statements(site.file).get(site.line)
+
+
 NOWHERE = Site("", 0, "", "", "")
 
 
@@ -140,9 +145,36 @@ def here() -> Site:
     return NOWHERE if frame is None else _site(frame.f_code, frame.f_lasti, frame.f_lineno, via)
 
 
+def is_user_file(file: str) -> bool:
+    """Whether a file is the user's own."""
+    return _kind(file) is None
+
+
 def is_user(frame: FrameType) -> bool:
     """Whether a frame is in the user's own code."""
     return _kind(frame.f_code.co_filename) is None
+
+
+_COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
+
+
+def comprehension_names(code: CodeType) -> frozenset[str] | None:
+    """Names that are variables of comprehensions and of nothing else in the file; None for a comprehension's code."""
+    return None if code.co_name in _COMPREHENSIONS else _only_in_comprehensions(code.co_filename)
+
+
+@cache
+def _only_in_comprehensions(file: str) -> frozenset[str]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return frozenset()
+    passing = [n.target for n in ast.walk(tree) if isinstance(n, ast.comprehension)]
+    inside = {id(n) for target in passing for n in ast.walk(target)}
+    bound = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    arguments = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    lasting = {n.id for n in bound if id(n) not in inside} | arguments
+    return frozenset(n.id for n in bound if id(n) in inside) - lasting
 
 
 def callers() -> tuple[Site, ...]:

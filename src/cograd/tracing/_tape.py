@@ -171,6 +171,8 @@ class Tape(TorchFunctionMode):
         numbers: list[float] = []
         _sort(args, tensors, numbers)
         _sort(kwargs.values(), tensors, numbers)
+        if any(map(nn.parameter.is_lazy, tensors)):  # nothing is computed from them yet
+            return
         self._read_gradients(name, tensors, result)
         if name in ("data=", "grad="):
             number = self._parameters.get(args[0])
@@ -193,7 +195,7 @@ class Tape(TorchFunctionMode):
                 return
             if isinstance(result, nn.Parameter):  # written in place: it is the same parameter
                 return
-            shapes = tuple(map(_shape, tensors))
+            shapes = tuple(tuple(t.shape) for t in tensors)
             self._keep(result, name, site, inputs, shapes, grad_mode, tuple(numbers))
 
     def _took_gradient(self, parameter: Tensor, gradient: Any) -> None:
@@ -249,7 +251,7 @@ class Tape(TorchFunctionMode):
         at, steps = self._clock()
         value = len(self.values)
         self.values[value] = Value(
-            value, "parameter", here(), (), _shape(tensor), (), tensor.requires_grad, True, parameter=number,
+            value, "parameter", here(), (), tuple(tensor.shape), (), tensor.requires_grad, True, parameter=number,
             at=at, steps=steps,
         )  # fmt: skip
         self._leaves[number] = value
@@ -290,7 +292,7 @@ class Tape(TorchFunctionMode):
             inputs = tuple(v.id for i in inputs for v in self._sources(i))
         self.values[number] = Value(
             number, op, site, inputs,
-            () if tensor is None else _shape(tensor),
+            () if tensor is None else tuple(tensor.shape),
             shapes,
             tensor is not None and tensor.requires_grad,
             grad_mode, numbers, _read(result), None,
@@ -355,10 +357,6 @@ def _sort(things: Iterable[Any], tensors: list[Tensor], numbers: list[float], de
 
 def _in_place(name: str) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name.endswith("=")
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -23,6 +23,7 @@ from cograd.diagnosis.rules._terms import taped
 from cograd.tracing import Log, Value, below
 
 SEVERITY = "warning"
+FOLLOWS = True
 _LOSSES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "kl_div"})
 _DIFFERENCES = frozenset({"sub", "__sub__", "__rsub__", "subtract", "sub_", "__isub__", "rsub"})
 

@@ -24,6 +24,7 @@ from cograd.diagnosis.rules._terms import taped
 from cograd.tracing import Backward, Log, Value, Values, below
 
 SEVERITY = "error"
+FOLLOWS = True
 _QUOTIENTS = frozenset({"div", "truediv", "__truediv__", "__div__", "divide", "true_divide"})
 _NORMALISED = frozenset({"softmax", "log_softmax", "cross_entropy", "normalize"})
 

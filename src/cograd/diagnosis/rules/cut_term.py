@@ -30,6 +30,7 @@ from cograd.diagnosis.rules._terms import applied, taped, terms
 from cograd.tracing import Log, Site, reached
 
 SEVERITY = "error"
+FOLLOWS = True
 COVERS = ("unreached-model", "unused-loss")
 _REWRAPS = ("tensor", "as_tensor", "asarray", "from_numpy")
 _ACCIDENTS = ("sample", "number", "rewrap", "integer")

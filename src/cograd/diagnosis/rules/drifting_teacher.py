@@ -30,6 +30,7 @@ from cograd.diagnosis.rules._naming import models, optimizer
 from cograd.tracing import Backward, Copied, Flagged, Log, Normalised, Site, Step, reached
 
 SEVERITY = "warning"
+FOLLOWS = True
 
 
 def check(log: Log) -> Iterator[Finding]:

@@ -56,10 +56,11 @@ def _advice(log: Log, event: Backward, by: Site, shared: Site | None) -> tuple[S
                 f"{event.site.text} goes through {carried.site.text}, computed once and freed by the first backward"
             )
             return carried.site, message, "move this line into the loop, so that each iteration has a graph of its own"
-        message = (
-            f"{event.site.text} runs into the graph of the iteration before, through what line {new.site.line} uses"
-        )
-        return new.site, message, "detach the state where one iteration hands it to the next: state = state.detach()"
+        here = _in_the_loop(event, new)
+        message = f"{event.site.text} runs into the graph of the iteration before, through what line {here.line} uses"
+        name = _in_the_loop(event, carried).target or "state"
+        fix = f"detach the state where one iteration hands it to the next: {name} = {name}.detach()"
+        return here, message, fix
     leak = _not_detached(log, event, by)
     if leak is not None:
         site, model = leak
@@ -68,6 +69,12 @@ def _advice(log: Log, event: Backward, by: Site, shared: Site | None) -> tuple[S
     first = by.receiver or "the first loss"
     message = f"{event.site.text} goes through a graph that {by.text or 'an earlier backward'} freed"
     return event.site, message, f"call backward once, on the sum: ({first} + {event.loss}).backward()"
+
+
+def _in_the_loop(event: Backward, value: Value) -> Site:
+    """The line that computes ``value`` as seen from the function that calls backward."""
+    places = (value.site, *value.callers)
+    return next((s for s in places if (s.file, s.function) == (event.site.file, event.site.function)), value.site)
 
 
 def _carried(log: Log, event: Backward) -> tuple[Value, Value] | None:

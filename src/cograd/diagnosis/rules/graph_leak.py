@@ -24,6 +24,7 @@ from cograd.diagnosis.rules._terms import taped
 from cograd.tracing import Held, Log, below
 
 SEVERITY = "warning"
+FOLLOWS = True
 _LINKS = 2  # iterations that have to be chained
 
 

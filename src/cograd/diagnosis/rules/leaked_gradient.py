@@ -32,6 +32,7 @@ from cograd.diagnosis.rules._naming import models, optimizer
 from cograd.tracing import Backward, Cleared, Log, Step, Use, reached
 
 SEVERITY = "warning"
+FOLLOWS = True
 
 
 def check(log: Log) -> Iterator[Finding]:

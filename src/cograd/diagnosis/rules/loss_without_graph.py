@@ -21,9 +21,11 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules import _cuts
+from cograd.diagnosis.rules._frozen import frozen_before
 from cograd.tracing import Backward, Log, MadeLeaf, below, reached
 
 SEVERITY = "error"
+FOLLOWS = True
 _ERROR = "does not require grad and does not have a grad_fn"
 
 
@@ -39,6 +41,8 @@ def check(log: Log) -> Iterator[Finding]:
             told.add(event.site)
         if (_ERROR not in event.error and not nothing) or event.site in told:
             continue
+        if event.error and any(frozen_before(log, event, root) for root in event.roots):
+            continue  # left-frozen
         told.add(event.site)
         site, phrase = event.site, "it was not computed from parameters that require grad"
         related: tuple[Related, ...] = (Related("backward", event.site),)

@@ -24,6 +24,7 @@ from cograd.diagnosis.rules._naming import models
 from cograd.tracing import Log
 
 SEVERITY = "error"
+FOLLOWS = True
 
 
 def check(log: Log) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from cograd.diagnosis._finding import Finding, Related
 from cograd.tracing import Backward, Log, Site, below
 
 SEVERITY = "info"
+FOLLOWS = True
 PERF = True
 
 

@@ -25,6 +25,7 @@ from cograd.diagnosis.rules import _cuts
 from cograd.tracing import Backward, Log, MadeLeaf, below, reached
 
 SEVERITY = "error"
+FOLLOWS = True
 COVERS = ("unreached-model", "empty-step", "cut-term", "loss-without-graph")
 
 

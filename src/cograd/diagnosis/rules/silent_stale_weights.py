@@ -28,6 +28,7 @@ from cograd.diagnosis.rules._saved import forward_site
 from cograd.tracing import Backward, Log
 
 SEVERITY = "error"
+FOLLOWS = True
 
 
 def check(log: Log) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 What it does:
     Finds models that an optimizer steps without a single gradient, while a loss was computed from their outputs, and
-    where the way from the loss to the model is cut.
+    where the way from the loss to the model is cut: every such place.
 
 Why it is bad:
     The model stays as it is, while its loss is computed and printed.
@@ -24,10 +24,11 @@ from collections.abc import Iterator
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules import _cuts
-from cograd.diagnosis.rules._naming import models
-from cograd.tracing import Backward, Log, Step, reached
+from cograd.diagnosis.rules._naming import listed, models
+from cograd.tracing import Backward, Log, Step, cuts, reached
 
 SEVERITY = "error"
+FOLLOWS = True
 COVERS = ("empty-step",)
 
 
@@ -58,11 +59,20 @@ def _finding(log: Log, step: Step, event: Backward | None, parameters: frozenset
         wanted = reached(log.values, root, differentiable=False) & parameters
         found = _cuts.cut(log.values, root, wanted) if wanted else None
         if event is not None and found is not None:
+            places = {found.value.site.line: found} | {
+                c.value.site.line: c
+                for c in cuts(log.values, root, wanted)
+                if c.value.site.line != found.value.site.line
+            }
+            told = listed([f"{c.phrase} at line {line}" for line, c in places.items()])
             return Finding(
                 _cuts.primary(log, found, event),
-                f"{event.loss} never reaches {models(log, parameters)}, which {step.site.text} is to train: "
-                f"{found.phrase} at line {found.value.site.line}",
+                f"{event.loss} never reaches {models(log, parameters)}, which {step.site.text} is to train: {told}",
                 "keep the operations between the model and the loss differentiable, or do not step the model",
-                (*_cuts.story(event, found), Related("step", step.site, "finds no gradient")),
+                (
+                    *(Related("cut", c.value.site, c.phrase) for c in places.values()),
+                    Related("backward", event.site),
+                    Related("step", step.site, "finds no gradient"),
+                ),
             )
     return None

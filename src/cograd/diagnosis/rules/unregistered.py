@@ -29,7 +29,8 @@ def check(log: Log) -> Iterator[Finding]:
     for group in orphans(log):
         if not group.hidden:
             continue
-        first = log.parameters[min(group.parameters)].made
+        number = min(group.parameters)
+        first = log.put.get(number, log.parameters[number].made)
         yield Finding(
             first,
             f"{group.hidden} is a plain list or dict: no optimizer holds the parameters in it, although "

@@ -2,7 +2,7 @@
 
 What it does:
     Finds ``zero_grad`` calls that throw away gradients which the step after them was to apply: all of them, or those
-    of all micro-batches but the last.
+    of all micro-batches but the last. Gradients that the script reads before, such as their norms, were of use.
 
 Why it is bad:
     The step does nothing, or accumulation over micro-batches uses only the last of them.
@@ -29,6 +29,7 @@ from cograd.diagnosis.rules._naming import optimizer
 from cograd.tracing import Backward, Cleared, Log, Step, Use
 
 SEVERITY = "warning"
+FOLLOWS = True
 
 
 def check(log: Log) -> Iterator[Finding]:
@@ -36,6 +37,7 @@ def check(log: Log) -> Iterator[Finding]:
     told = set()
     applied_sites = {use.site for step in log.of(Step) for use in step.uses}
     steps = log.of(Step)
+    read = {use.site for cleared in log.of(Cleared) for use in cleared.dropped if use.read}
     for before, step in zip([None, *steps], steps, strict=False):
         start = max((s.at for s in steps if s.optimizer == step.optimizer and s.at < step.at), default=0)
         if step.optimizer in told or step.closure or (start == 0 and before is None and len(steps) > 1):
@@ -48,10 +50,18 @@ def check(log: Log) -> Iterator[Finding]:
         if not dropped:
             continue
         cleared, use = dropped[-1]
+        unread = [d for d in dropped if d[1].site not in read]
         empty = not step.uses and not step.unknown
-        micro = [d for d in dropped if any(d[1].site == u.site for u in step.uses)]
-        never = [d for d in dropped if d[1].site not in applied_sites and d[1].parameters <= held and not d[0].moved]
-        if never and not empty and not micro and step.uses and _again(log, step, never[0][0], never[0][1]):
+        micro = [d for d in unread if any(d[1].site == u.site for u in step.uses)]
+        never = [d for d in unread if d[1].site not in applied_sites and d[1].parameters <= held and not d[0].moved]
+        if (
+            never
+            and not log.unfollowed
+            and not empty
+            and not micro
+            and step.uses
+            and _again(log, step, never[0][0], never[0][1])
+        ):
             told.add(step.optimizer)
             cleared, use = never[0]
             yield Finding(
