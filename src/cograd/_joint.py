@@ -241,7 +241,7 @@ class Joint:
             ("clip", {" and ".join(names): clip for names, clip in setup.clips.items()}),
             ("accumulate", {name: n for name, n in setup.accumulate.items() if n > 1}),
             ("schedulers", {name: type(schedule.scheduler).__name__ for name, schedule in self._schedules.items()}),
-            ("followers", {name: follower.rule for name, follower in self._followers.items()}),
+            ("followers", self.followers),
         ):
             if entries:
                 yield f"{what}: {'; '.join(f'{name} {value}' for name, value in entries.items())}"
@@ -309,11 +309,17 @@ class Joint:
         >>> joint.frozen, joint.updates
         (('net',), {'net': 0, 'head': 1})
         """
+        own = [name for name in self._modules if name not in self._followers]
         for name in names:
-            if name not in self._modules:
-                raise ModelError(f"freeze({name!r}) names no model. {unknown('models', name, self._modules)}")
+            if name not in own:
+                raise ModelError(f"freeze({name!r}) names no model that is trained. {unknown('models', name, own)}")
         for name in names:
             self._modules[name].requires_grad_(False)
+
+    @property
+    def followers(self) -> dict[str, EMA | Copy]:
+        """Name -> how it follows."""
+        return {name: follower.rule for name, follower in self._followers.items()}
 
     @property
     def frozen(self) -> tuple[str, ...]:

@@ -159,6 +159,7 @@ class Unlike(nn.Module):
         (lambda: joint_of(followers={"net": EMA("net")}), ModelError, "has the name of a model"),
         (lambda: joint_of(followers={"f": EMA("nat")}), ModelError, "follows 'nat'.*Did you mean 'net'"),
         (lambda: joint_of(followers={"f": net()}), ModelError, "cograd.EMA\\(...\\) or cograd.Copy"),
+        (lambda: joint_of(followers={"f": EMA("net")}).freeze("f"), ModelError, "no model that is trained"),
         (lambda: joint_of(followers={1: EMA("net")}), ModelError, "non-empty string"),
         (
             lambda: joint_of(Unlike(), followers={"f": EMA("net")}),

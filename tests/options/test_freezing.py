@@ -61,6 +61,6 @@ def test_it_is_in_the_state():
 
 def test_no_such_model():
     joint = joint_of()
-    with pytest.raises(ModelError, match=r"freeze\('dics'\) names no model.*Did you mean 'disc'"):
+    with pytest.raises(ModelError, match=r"freeze\('dics'\) names no model that is trained.*Did you mean 'disc'"):
         joint.freeze("gen", "dics")
     assert joint.frozen == ()
