@@ -1,4 +1,4 @@
-"""Print the comparisons as two tables: ``make bench``."""
+"""Print the comparisons as three tables: ``make bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases
+from benchmarks import cases, fit
 from benchmarks.timing import medians
 
 
@@ -52,6 +52,7 @@ def main() -> None:
             hand, ours = medians([tutorial, make(cases.mlp_gan, flat, mine)[1]], rounds)
             table.add_row(name, words, f"{hand * 1e3:.3f}", f"{ours * 1e3:.3f}", f"{hand / ours:.2f}x")
     console.print(table)
+    console.print(fit.measured(max(4, rounds // 50)))
 
 
 main()

@@ -74,7 +74,7 @@ def named(report: StepReport) -> dict[str, Tensor | float]:
 def to_numbers(values: Sequence[Tensor | float]) -> list[float]:
     """Read scalars of one device, with one synchronisation."""
     where = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
-    read = torch.stack([values[i].detach().reshape(()) for i in where]).tolist() if where else []  # type: ignore[union-attr]
+    read = torch.stack([values[i] for i in where]).flatten().tolist() if where else []  # type: ignore[misc]
     found = dict(zip(where, read, strict=True))
     return [found[i] if i in found else float(value) for i, value in enumerate(values)]
 
