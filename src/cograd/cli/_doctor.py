@@ -55,8 +55,9 @@ def run(arguments: Namespace) -> int:
     machine = arguments.json or arguments.sarif
     words: Sequence[str] = arguments.arguments or ()
     ran = diagnosis.run(
-        arguments.script, words, module=arguments.module, steps=arguments.steps, stdout=sys.stderr if machine else None
-    )
+        arguments.script, words, module=arguments.module, steps=arguments.steps,
+        stdout=sys.stderr if machine else None, timed=arguments.perf,
+    )  # fmt: skip
     report = diagnosis.diagnose(
         ran, select=select, ignore=ignore, baseline=baseline, why=arguments.why, perf=arguments.perf
     )

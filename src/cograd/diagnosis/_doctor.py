@@ -45,7 +45,7 @@ class Run:
 
 def run(
     target: str, arguments: Sequence[str] = (), *, module: bool = False, steps: int | None = None,
-    stdout: TextIO | None = None,
+    stdout: TextIO | None = None, timed: bool = False,
 ) -> Run:  # fmt: skip
     """Run a script as ``python`` would, and record it.
 
@@ -55,8 +55,9 @@ def run(
         module: whether ``target`` is a module.
         steps: stop after so many optimizer steps; None to run to the end.
         stdout: where the script prints; None for where it would.
+        timed: also measure what gradients cost that no step applies, which takes a few extra passes.
     """
-    recorder = Recorder()
+    recorder = Recorder(timed=timed)
 
     def enough(made: int) -> None:
         if steps is not None and made >= steps:
@@ -138,7 +139,7 @@ def diagnose(
         ignore: not these.
         baseline: findings that are known already.
         why: also say, for each loss, where the gradient to a model is cut on which it depends.
-        perf: also report work that is done and thrown away.
+        perf: also report work that is done and thrown away; with its time, if the run was ``timed``.
     """
     found: list[Finding] = [
         f

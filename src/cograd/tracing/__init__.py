@@ -23,6 +23,7 @@ from cograd.tracing._events import Pulled as Pulled
 from cograd.tracing._events import Replaced as Replaced
 from cograd.tracing._events import Stale as Stale
 from cograd.tracing._events import Step as Step
+from cograd.tracing._events import Timed as Timed
 from cograd.tracing._events import Use as Use
 from cograd.tracing._follow import Follower as Follower
 from cograd.tracing._follow import following as following

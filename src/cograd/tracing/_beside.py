@@ -6,7 +6,7 @@ the script could notice, no pass is made, and the reason is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge
 
 from cograd._random import random_state, replayed
 from cograd.tracing import _nodes
+from cograd.tracing._values import Values, below
 
 _TOUCHED = "cograd.touched"
 _MANY = 20_000
@@ -41,6 +42,11 @@ class Graph:
 def touched(node: _nodes.Node) -> None:
     """The script holds this node in its hands, or has put a hook on its tensor."""
     node.metadata[_TOUCHED] = True
+
+
+def followed(values: Values, roots: Iterable[int | None]) -> bool:
+    """Whether the tape holds all that ``roots`` were computed from, so that it has seen every hook there."""
+    return all(i is not None and not any(v.op == "unseen" for v in below(values, i)) for i in roots)
 
 
 def look(roots: Sequence[Tensor]) -> Graph:

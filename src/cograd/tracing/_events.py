@@ -312,3 +312,14 @@ class Pulled(Event):
 
     addends: tuple[Addend, ...]
     inner: Mapping[int, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Event):
+    """What it would save to differentiate a loss only for the gradients that are used, measured in turn.
+
+    Attributes:
+        seconds: pairs, as it is and as it could be, of one graph.
+    """
+
+    seconds: tuple[tuple[float, float], ...]

@@ -153,7 +153,7 @@ class Pulls:
             raise _UnmeasuredError(f"a loss has more than {_MANY} addends")
         if self._spent > _SECONDS:
             raise _UnmeasuredError("it takes too long")
-        if any(v.op == "unseen" for v in below(self._journal.tape.values, self._journal.tape.value_of(root) or 0)):
+        if not _beside.followed(self._journal.tape.values, [self._journal.tape.value_of(root)]):
             raise _UnmeasuredError("some operations were not seen")
         graph = _beside.look([root])
         if graph.obstacle:

@@ -20,12 +20,16 @@ from cograd.tracing._pulls import Pulls
 from cograd.tracing._setup import Setup
 from cograd.tracing._sites import NOWHERE, Site, here, of_traceback
 from cograd.tracing._steps import Steps
+from cograd.tracing._timings import Timings
 
 _TAPED = 4  # steps of an optimizer, and occurrences of a backward, for which operations are recorded
 
 
 class Recorder:
     """A recording. What happens is reported to its parts by hooks.
+
+    Args:
+        timed: whether to measure what gradients cost that no step applies.
 
     Attributes:
         journal: what the parts share.
@@ -35,15 +39,15 @@ class Recorder:
         on_step: called after each optimizer step with their number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = False) -> None:
         self.journal = Journal()
         self.backwards = Backwards(self.journal)
         self.steps = Steps(self.journal, self.backwards)
         self.setup = Setup(self.journal)
         self.on_step: Callable[[int], None] | None = None
         self.backwards.new_line = self._want_tape
-        pulls = Pulls(self.journal)
-        self.backwards.starting, self.journal.on_event = pulls.starting, pulls.happened
+        self._beside: list[Pulls | Timings] = [Pulls(self.journal), *([Timings(self.journal)] if timed else [])]
+        self.backwards.starting, self.journal.on_event = self._starting, self._happened
         self.steps.cleared, self.steps.stepped = self._resume, self._after_step
         tape = self.journal.tape
         tape.made_leaf, tape.flagged, tape.wrote = self._made_leaf, self._flagged, self._wrote
@@ -93,6 +97,16 @@ class Recorder:
         active = [n for _, n in self.journal.optimizers.living() if counts[n]]
         enough = all(counts[n] >= _TAPED for n in active) or steps > 40
         return (enough and all(n >= _TAPED for n in self.backwards.counts.values())) or steps > 60 + _TAPED
+
+    # -- what is measured beside the script
+
+    def _starting(self, site: Site, roots: tuple[Tensor, ...], plain: bool) -> None:
+        for part in self._beside:
+            part.starting(site, roots, plain)
+
+    def _happened(self, event: events.Event) -> None:
+        for part in self._beside:
+            part.happened(event)
 
     # -- what the tape sees beside operations
 

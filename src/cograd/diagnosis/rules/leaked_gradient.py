@@ -33,6 +33,7 @@ from cograd.tracing import Backward, Cleared, Log, Step, Use, reached
 
 SEVERITY = "warning"
 FOLLOWS = True
+COVERS = ("foreign-gradient",)
 
 
 def check(log: Log) -> Iterator[Finding]:

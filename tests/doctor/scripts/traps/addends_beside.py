@@ -1,4 +1,4 @@
-"""Losses of several addends, whose graphs draw random numbers, update statistics and are differentiated in many ways."""
+"""Losses of several addends, whose graphs draw random numbers and update statistics, on dense and sparse tables."""
 
 import torch
 import torch.nn.functional as F
