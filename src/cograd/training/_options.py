@@ -102,7 +102,11 @@ def parse_options(joint: Any, loader: Any, given: Mapping[str, Any]) -> Options:
         "device": checked(_device, joint, given["device"]),
         "non_finite": checked(_one_of, "non_finite", given["non_finite"], ("raise", "skip")),
     }
-    problems += [f"{name} must not be None." for name in ("keep", "log_every", "validate_every") if given[name] is None]
+    problems += [
+        f"{name} must not be None. Leave it out for the default."
+        for name in ("keep", "log_every", "validate_every")
+        if given[name] is None
+    ]
     if given["epochs"] is None and given["steps"] is None and given["stop"] is None:
         problems.append("Nothing would end the training. Give epochs=, steps= or stop=.")
     batches = None

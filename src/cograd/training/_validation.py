@@ -147,7 +147,7 @@ def parse_validate(given: Any) -> Measure | None:
     """``fit(validate=...)`` as something to call with the joint and the device."""
     if given is None or isinstance(given, Validation):
         return given
-    if callable(given) and not isinstance(given, Iterable):
+    if callable(given) and not isinstance(given, Iterable | type):
         return lambda joint, device: _need_mapping(given(joint))
     return Validation(given)
 
