@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 
 from cograd.diagnosis._finding import Finding, Related
 from cograd.diagnosis.rules._naming import models
 from cograd.diagnosis.rules._terms import applied
-from cograd.tracing import Cleared, Log, Timed, Use
+from cograd.tracing import Cleared, Log, Step, Timed, Use
 
 SEVERITY = "info"
 PERF = True
@@ -38,10 +39,13 @@ def check(log: Log) -> Iterator[Finding]:
     """Gradients of one backward that are dropped again and again."""
     dropped: defaultdict[object, list[tuple[Cleared, Use]]] = defaultdict(list)
     used = applied(log)
+    searching = [log.optimizers[n].parameters for n in {step.optimizer for step in log.of(Step) if step.closure}]
+    searched = frozenset[int]().union(*searching)  # a line search uses gradients that no step applies
     for cleared in log.of(Cleared):
         for use in cleared.dropped:
-            if not use.parameters & used.get(use.backward, frozenset()):
-                dropped[use.site].append((cleared, use))
+            wasted = use.parameters - searched
+            if wasted and not use.parameters & used.get(use.backward, frozenset()):
+                dropped[use.site].append((cleared, replace(use, parameters=wasted)))
     for seen in dropped.values():
         cleared, use = seen[0]
         if len(seen) > 1:
