@@ -83,9 +83,21 @@ def _loss(log: Log, event: Pulled, place: int, applied: dict[int, frozenset[int]
     trained = {n: own for n, numbers in applied.items() if (own := numbers & addend.reached)}
     if not addend.values:
         return Loss((addend.site,), addend.loss, addend.site, addend, place, trained)
-    site = log.values[addend.values[0]].site
-    like = [a for a in event.addends[:place] if a.values and log.values[a.values[0]].site == site]
-    return Loss((addend.site, site, len(like)), site.target or site.text, site, addend, place, trained)
+    places = [_places(log, other) for other in event.addends]
+    others = {p for i, theirs in enumerate(places) if i != place for p in theirs}
+    site = next((p for p in places[place] if p not in others), places[place][0])
+    crowded = any((other.file, other.line) == (site.file, site.line) for other in others)
+    like = [p for p in places[:place] if p[:1] == places[place][:1]]
+    name = site.text if crowded else site.target or site.text
+    return Loss((addend.site, site, len(like)), name, site, addend, place, trained)
+
+
+def _places(log: Log, addend: Addend) -> tuple[Site, ...]:
+    """The line where an addend is computed, and the calls around it; that of the backward for a whole loss."""
+    if not addend.values:
+        return (addend.site,)
+    value = log.values[addend.values[0]]
+    return value.site, *value.callers
 
 
 def by_model(log: Log, parameters: Iterable[int]) -> dict[str, frozenset[int]]:
