@@ -26,11 +26,29 @@ from cograd.training.loggers import CSV
 
 KILLS = 30
 FORCED = {  # one run each; a place, and how often this process has passed it before
-    "steps": [("step", 0), ("step", 7), ("step", 12), ("step", 13)],  # in the first phase of a step, or in its second
-    "files": [("begin writing", 0), ("begin writing", 1), ("synced", 0), ("synced", 9), ("named", 0), ("named", 4)],
-    "names": [("synced", 4), ("named", 2), ("removed", 0), ("removed", 1), ("begin writing", 2)],
-    "logs": [("logged", 0), ("logged", 3), ("logged", 2), ("checkpoint", 0), ("checkpoint", 2)],
-    "epochs": [("epoch", 0), ("validation", 0), ("validation", 1), ("epoch", 1), ("finish", 0)],
+    "steps-often": [
+        ("step", 0),
+        ("step", 7),
+        ("step", 12),
+        ("step", 13),
+    ],  # in the first phase of a step, or in its second
+    "files-often": [
+        ("begin writing", 0),
+        ("begin writing", 1),
+        ("synced", 0),
+        ("synced", 9),
+        ("named", 0),
+        ("named", 4),
+    ],
+    "names-often": [("synced", 4), ("named", 2), ("removed", 0), ("removed", 1), ("begin writing", 2)],
+    "logs-often": [("logged", 0), ("logged", 3), ("logged", 2), ("checkpoint", 0), ("checkpoint", 2)],
+    "ends-often": [("epoch", 0), ("validation", 0), ("validation", 1), ("epoch", 1), ("finish", 0)],
+    "last-epochs": [("checkpoint", 7)],  # after the last validation, before the run is finished
+}
+
+RHYTHMS = {  # an epoch has seven steps
+    "often": {"log_every": 4, "save_every": 5},
+    "epochs": {"log_every": 5, "validate_every": 7},
 }
 
 
@@ -113,14 +131,13 @@ def train(run_dir: Path, reached: Callable[[str], None]) -> None:
         best="val/digit",
         run_dir=run_dir,
         loggers=[Dying()],
-        log_every=4,
-        save_every=5,
         keep=2,
         progress=False,
         on={
             event: partial(lambda event, run: reached(event), event)
             for event in ("validation", "epoch", "checkpoint", "finish")
         },
+        **RHYTHMS[run_dir.name.split("-")[-1]],
     )
 
 
@@ -150,7 +167,9 @@ def ended(pid: int) -> int | None:
 def main(folder: Path, seed: int) -> None:
     """One run that is left alone, those that are killed at places, and those that are killed at random moments."""
     begin = time.perf_counter()
-    assert ended(child(folder / "whole")) is None
+    assert ended(child(folder / "whole-epochs")) is None
+    begin = time.perf_counter()
+    assert ended(child(folder / "whole-often")) is None
     duration = time.perf_counter() - begin
     for name, places in FORCED.items():
         for place, n in places:
@@ -161,7 +180,7 @@ def main(folder: Path, seed: int) -> None:
     while kills < KILLS:
         over = False
         while not over:
-            pid = child(folder / f"random-{runs}")
+            pid = child(folder / f"random-{runs}-{list(RHYTHMS)[runs % 2]}")
             if kills < KILLS:
                 time.sleep(moments.uniform(0, duration / 2))
                 os.kill(pid, signal.SIGKILL)  # a child that has ended waits for us, so its number is still its own

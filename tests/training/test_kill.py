@@ -38,11 +38,13 @@ def runs(tmp_path_factory):
     return folder, json.loads(done.stdout)
 
 
-def test_parameters_optimizers_logs_and_best_are_the_same_to_the_last_bit(runs, same):
+@pytest.mark.parametrize("rhythm", ["often", "epochs"])
+def test_parameters_optimizers_logs_and_best_are_the_same_to_the_last_bit(runs, rhythm, same):
     folder, report = runs
     assert report["kills"] == 30
-    whole, *killed = sorted(folder.iterdir(), key=lambda run_dir: run_dir.name != "whole")
-    assert len(killed) == 5 + report["runs"]
+    killed = [run_dir for run_dir in folder.glob(f"*-{rhythm}") if not run_dir.name.startswith("whole")]
+    assert len(killed) == (5 if rhythm == "often" else 1) + (report["runs"] + (rhythm == "often")) // 2
+    whole = folder / f"whole-{rhythm}"
     state, best = Checkpoints(whole / "checkpoints").newest()[0], Checkpoints(whole / "checkpoints").best_state()[0]
     assert state["finished"]
     assert state["step"] == 28
@@ -55,7 +57,10 @@ def test_parameters_optimizers_logs_and_best_are_the_same_to_the_last_bit(runs, 
         assert len(list(checkpoints.folder.glob("step-*"))) == 2, run_dir.name
 
 
-def test_the_uninterrupted_run_logs_every_step_once(runs):
-    lines = jsonl(runs[0] / "whole")
-    assert [line["step"] for line in lines if "loss/digit" in line] == [4, 8, 12, 16, 20, 24, 28]
+@pytest.mark.parametrize(
+    ("rhythm", "steps"), [("often", [4, 8, 12, 16, 20, 24, 28]), ("epochs", [5, 10, 15, 20, 25, 28])]
+)
+def test_the_uninterrupted_run_logs_every_step_once(runs, rhythm, steps):
+    lines = jsonl(runs[0] / f"whole-{rhythm}")
+    assert [line["step"] for line in lines if "loss/digit" in line] == steps
     assert [line["step"] for line in lines if "val/digit" in line] == [7, 14, 21, 28]

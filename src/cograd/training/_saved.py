@@ -30,6 +30,7 @@ def state_of(session: Session) -> dict[str, Any]:
         "step": run.step,
         "epoch": run.epoch,
         "epoch_began": session.epoch_began,
+        "validated": session.validated,
         "values": dict(run.values),
         "history": run.history.state_dict(),
         "window": session.window.state_dict(),
@@ -78,6 +79,7 @@ def load(session: Session, state: Mapping[str, Any], path: Path, own: bool) -> N
             "Run what it was made with, or choose another run_dir."
         )
     run.step, run.epoch, session.epoch_began = state["step"], state["epoch"], state["epoch_began"]
+    session.validated = state["validated"]
     run.values.update(state["values"])
     run.history.load_state_dict(state["history"])
     session.window.load_state_dict(state["window"])

@@ -37,12 +37,13 @@ class Session:
         window: the steps since the last log.
         checkpoints: where the state goes; None without a run directory.
         loggers: where the values go.
-        stop, freeze: the criteria, copied, since they count.
+        stop, freeze: the criteria, copied, since they count; of the models that are not frozen yet.
         seconds: time in training before this call.
         skipped: batches that were left out; those in a row; the step after which they were.
         finished: what ended the run: "limit", "stop" or "callback"; None while it goes on.
         improved: the best value is new, and its checkpoint not yet written.
         epoch_began: steps that were done when the current epoch began.
+        validated: after which step the last validation was.
     """
 
     def __init__(self, joint: Joint, options: Options) -> None:
@@ -60,7 +61,7 @@ class Session:
         self.interrupt = Interrupt()
         self.show: Show
         self._timed = self.stop is not None or bool(self.freeze)
-        self._validated = -1  # the step of the last validation
+        self.validated = -1
         self._saved: tuple[int, int, int] | None = None  # the position of the last checkpoint
         self._failed: CheckpointError | None = None
         self._checked: set[str] = set()  # the kinds of values whose names have been checked
@@ -102,7 +103,7 @@ class Session:
             self._end("limit", f"{epochs} epoch{'s' * (epochs > 1)} done")
         if steps is not None and run.step >= steps:
             self._end("limit", f"{steps} step{'s' * (steps > 1)} done")
-        if self.freeze and not any(_trainable(run.joint)):
+        if self.options.freeze and not any(_trainable(run.joint)):
             self._end("limit", "every model is frozen")
 
     def leave_out(self, error: NonFiniteLossError) -> None:
@@ -132,7 +133,7 @@ class Session:
         if self.options.measure is None:
             return
         values = validate(self.options.measure, self.run.joint, self.options.device)
-        self._validated = self.run.step
+        self.validated = self.run.step
         self._check_names(values, "val")
         self._rank(values)
         self._take(values)
@@ -156,6 +157,8 @@ class Session:
     def start(self) -> None:
         """Before the first step of this call."""
         run = self.run
+        for name in run.joint.frozen:
+            self.freeze.pop(name, None)
         with kept_world() if run.step else nullcontext():
             self.call("start")
         self.limits()
@@ -173,7 +176,7 @@ class Session:
         if run.stopped_by is not None:
             run.joint.flush()
             self.log()
-            if self._validated != run.step:
+            if self.validated != run.step:
                 self.validate()
             self.finished = self.finished or "callback"
             run.history.stopped_by = run.stopped_by
@@ -199,12 +202,12 @@ class Session:
     def _decide(self, values: Mapping[str, float]) -> None:
         """Freeze models and stop, where a criterion says so."""
         run, seconds = self.run, self.elapsed()
-        for name, criterion in self.freeze.items():
-            if name not in run.joint.frozen and (why := criterion.check(values, run.step, seconds)):
+        for name, criterion in list(self.freeze.items()):
+            if why := criterion.check(values, run.step, seconds):
+                del self.freeze[name]
                 run.joint.freeze(name)
                 self.show.note(f"{name} is frozen at step {run.step}: {why}")
-        if self.freeze:
-            self.limits()
+                self.limits()
         if self.stop is not None and (why := self.stop.check(values, run.step, seconds)):
             self._end("stop", why)
 
@@ -243,7 +246,7 @@ class Session:
         if self.checkpoints is None or (position == self._saved and not self.finished):
             return
         best = self.options.best
-        values = {best: self.run.values[best]} if best is not None and self._validated == self.run.step else {}
+        values = {best: self.run.values[best]} if best is not None and self.validated == self.run.step else {}
         try:
             path = self.checkpoints.save(state_of(self), self.run.step, values)
         except CheckpointError as error:

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from cograd._report import StepReport
 
+MOST = 1000  # reports that are kept as they are; a number takes less memory
+
 
 @final
 class Window:
     """Keeps the reports of some steps. Nothing is computed, and nothing waits for a GPU, before ``means``.
-
-    Attributes:
-        add: take note of one report.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
     >>> window = Window()
@@ -30,7 +29,13 @@ class Window:
     def __init__(self) -> None:
         self._earlier: dict[str, list[float]] = {}
         self._reports: list[StepReport] = []
-        self.add = self._reports.append
+
+    def add(self, report: StepReport) -> None:
+        """Take note of one step."""
+        self._reports.append(report)
+        if len(self._reports) == MOST:
+            self._earlier = self._numbers()
+            self._reports.clear()
 
     def __len__(self) -> int:
         return len(self._reports) + len(self._earlier)
