@@ -29,6 +29,7 @@ class Follower(Tape):
 
     def __init__(self) -> None:
         super().__init__(Numbers(), lambda: (0, 0), lambda error: None)
+        self.judging = False
         self._readings: dict[float, int] = {}
         self._copied: Numbers[Any] = Numbers()
 
