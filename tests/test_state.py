@@ -320,8 +320,11 @@ MISFITS = {
         {"layers": ("relu", "norm")},
         ["net.2.weight is in the state, not in the model", "net.2.running_mean", "net.2.num_batches_tracked"],
     ),
-    "a layer more, without parameters": ({"layers": ("relu", "dropout")}, ["net.2", "in the state, not in the model"]),
-    "a layer less, without parameters": ({"layers": ()}, ["net.1", "in the model, not in the state"]),
+    "a layer more, without parameters": (
+        {"layers": ("relu", "dropout")},
+        ["module net.2 is in the state, not in the model"],
+    ),
+    "a layer less, without parameters": ({"layers": ()}, ["module net.1 is in the model, not in the state"]),
     "without bias": (
         {"bias": False},
         ["head.bias is in the model, not in the state", "optimizer 'head'", "[2]", "[1]"],
@@ -393,7 +396,8 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_loaded(case, steps,
     with pytest.raises(StateError) as caught:
         joint.load_state_dict(state)
     assert isinstance(caught.value, ValueError)
-    for word in ("This state does not fit, and nothing was loaded", *words):
+    advice = "Build the Joint as it was when the state was taken, or load single models from it"
+    for word in ("This state does not fit, and nothing was loaded", *words, advice, 'state["models"]["net"]'):
         assert word in str(caught.value)
     same(before, picture(joint))
     joint.load_state_dict(saved(trained()))
@@ -446,3 +450,47 @@ def test_a_model_of_the_state_that_was_renamed_is_named_once():
     with pytest.raises(CogradError) as caught:
         parts().load_state_dict(saved(parts(names=("net", "tail"))))
     assert str(caught.value).count("The models are") == 1
+
+
+def refusal(joint, state):
+    with pytest.raises(StateError) as caught:
+        joint.load_state_dict(state)
+    return str(caught.value)
+
+
+def test_the_nearest_of_the_other_names_is_named():
+    text = refusal(parts(names=("net", "critc")), saved(parts(names=("net", "critic"))))
+    assert (
+        "The models are 'net', 'critc'; the state has 'net', 'critic'. It has no 'critc'. Did you mean 'critic'?"
+        in text
+    )
+    assert "The optimizers are 'net', 'critc'; the state has 'net', 'critic'. It has no 'critc'." in text
+    text = refusal(parts(names=("net", "head")), saved(parts(names=("net", "x"))))
+    assert "Did you mean" not in text
+
+
+def test_modules_are_not_listed_where_parameters_or_buffers_differ():
+    text = refusal(parts(), saved(parts(layers=("relu", "norm", "dropout"))))
+    assert "net.2.weight is in the state" in text
+    assert "module" not in text
+    assert "net.3" not in text
+
+
+def test_of_many_differences_the_first_are_listed_and_the_others_counted():
+    text = refusal(parts(), saved(parts(layers=("relu", "norm", "norm", "norm"), weighting=Log())))
+    assert "17 problems:" in text
+    assert sum(line.startswith("  - ") for line in text.splitlines()) == 12 + 1
+    assert "\n  - and 5 more\n" in text
+    assert "is None; the state has Log" in text  # what many differences of weights do not hide
+
+
+def test_twelve_differences_are_listed_whole():
+    text = refusal(parts(), saved(parts(layers=("relu", "norm", "norm"), weighting=Log())))
+    assert "12 problems:" in text
+    assert " more" not in text
+
+
+def test_what_is_no_state_is_refused_with_what_to_pass():
+    text = refusal(parts(), nn.Linear(1, 1).state_dict())
+    assert "A Joint loads what Joint.state_dict() returned" in text
+    assert "state[" not in text

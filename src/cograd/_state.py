@@ -16,9 +16,10 @@ from cograd._followers import Follower
 from cograd._precision import Precision
 from cograd._schedules import Schedule, check_states
 from cograd._update import Update
-from cograd.errors import StateError, quoted, report
+from cograd.errors import StateError, nearest, quoted, report
 
 FORMAT = 2
+_MOST = 12  # lines of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,19 @@ def load_state(
     setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
     """Check everything, then load everything but the counters."""
+    mine = save_state(setup, phases, extras, counters)
+    _check_parts(mine, state)
     try:
-        problems = list(_differences(save_state(setup, phases, extras, counters), extras, state))
+        problems = list(_differences(mine, extras, state))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise StateError(f"This is no Joint.state_dict(), or a damaged one; nothing was loaded. {error!r}") from error
     if problems:
-        raise StateError(f"This state does not fit, and nothing was loaded. {report(problems)}")
+        one = next(iter(state["models"]), "")
+        raise StateError(
+            f"This state does not fit, and nothing was loaded. {report(problems, _MOST)}\n"
+            "Build the Joint as it was when the state was taken, or load single models from it, as from "
+            f'state["models"]["{one}"].'
+        )
     setup.returned.update(state["losses"])
     for name, saved in state["models"].items():
         model = setup.models[name]
@@ -99,22 +107,24 @@ def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:
     return Held(saved["turns"], saved["count"], sums)
 
 
-def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, Any]) -> Iterator[str]:
-    """Where ``state`` differs in kind from ``mine``, the state of the Joint that it is to be loaded into."""
+def _check_parts(mine: Mapping[str, Any], state: Any) -> None:
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-        yield f"It must be a Joint.state_dict() of format {FORMAT}; found {found!r}."
-        return
+        raise StateError(
+            f"A Joint loads what Joint.state_dict() returned, of format {FORMAT}, and nothing was loaded; found "
+            f"{found!r}. Pass that, or take the version of cograd that made it."
+        )
     if missing := mine.keys() - state.keys():
-        yield f"It lacks {quoted(sorted(missing))}."
-        return
+        raise StateError(
+            f"This state lacks {quoted(sorted(missing))}, and nothing was loaded. Pass all that Joint.state_dict() "
+            "returned."
+        )
+
+
+def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, Any]) -> Iterator[str]:
+    """Where ``state`` differs in kind from ``mine``, the state of the Joint that it is to be loaded into."""
     for what in ("models", "optimizers"):
-        if mine[what].keys() != state[what].keys():
-            yield f"The {what} are {quoted(mine[what])}; the state has {quoted(state[what])}."
-    for name in mine["models"]:
-        if name in state["models"]:
-            yield from _model_differences(name, mine["models"][name], state["models"][name])
-            yield from _key_differences(name, mine["training"][name], state["training"][name])
+        yield from _name_differences(what, mine[what], state[what])
     for name in mine["optimizers"]:
         if name in state["optimizers"]:
             if mine["kinds"][name] != state["kinds"][name]:
@@ -125,24 +135,42 @@ def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, An
             if sizes != saved:
                 yield f"optimizer {name!r} has parameter groups of sizes {sizes}; the state has {saved}."
     yield from check_states(extras.schedules, state["schedulers"])
-    if mine["followers"].keys() != state["followers"].keys():
-        yield f"The followers are {quoted(mine['followers'])}; the state has {quoted(state['followers'])}."
-    phases, saved_phases = ([phase["phase"] for phase in s["phases"]] for s in (mine, state))
+    yield from _name_differences("followers", mine["followers"], state["followers"])
+    yield from _phase_differences(mine["phases"], state["phases"])
+    for name in mine["models"]:
+        if name in state["models"]:
+            yield from _model_differences(name, mine, state)
+
+
+def _name_differences(what: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    if mine.keys() != saved.keys():
+        spare = saved.keys() - mine.keys()
+        hints = [f" It has no {name!r}.{hint}" for name in mine if name not in saved and (hint := nearest(name, spare))]
+        yield f"The {what} are {quoted(mine)}; the state has {quoted(saved)}.{''.join(hints)}"
+
+
+def _phase_differences(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    phases, saved_phases = ([phase["phase"] for phase in each] for each in (mine, saved))
     if phases != saved_phases:
         yield f"The phases are {quoted(phases)}; the state has {quoted(saved_phases)}."
         return
-    for own, other in zip(mine["phases"], state["phases"], strict=True):
+    for own, other in zip(mine, saved, strict=True):
         rule, saved_rule = (phase["weighting"]["rule"] if phase["weighting"] else None for phase in (own, other))
         if rule != saved_rule:
             yield f"The weighting of the phase '{own['phase']}' is {rule}; the state has {saved_rule}."
 
 
-def _model_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
-    yield from _key_differences(name, mine, saved)
-    for key, a in mine.items():
+def _model_differences(name: str, mine: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
+    """Of parameters and buffers; of modules only where those are the same, since they follow from them."""
+    own, saved = mine["models"][name], state["models"][name]
+    differences = list(_key_differences(name, own, saved))
+    for key, a in own.items():
         b = saved.get(key)
         if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape, a.dtype) != (b.shape, b.dtype):
-            yield f"{name}.{key} is {tuple(a.shape)} {a.dtype} in the model, {tuple(b.shape)} {b.dtype} in the state."
+            differences.append(
+                f"{name}.{key} is {tuple(a.shape)} {a.dtype} in the model, {tuple(b.shape)} {b.dtype} in the state."
+            )
+    yield from differences or _key_differences(f"module {name}", mine["training"][name], state["training"][name])
 
 
 def _key_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:

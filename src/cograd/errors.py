@@ -187,13 +187,18 @@ def quoted(names: Iterable[str]) -> str:
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """The end of a message about a name that does not exist: what does, and the nearest one."""
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Known {what}: {quoted(known)}.{hint}"
+    return f"Known {what}: {quoted(known)}.{nearest(name, known)}"
 
 
-def report(problems: Sequence[str]) -> str:
-    """One problem as it is; several as a list."""
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`` Did you mean 'a'?`` for the name that is like ``name``; nothing if none is."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def report(problems: Sequence[str], most: int | None = None) -> str:
+    """One problem as it is; several as a list, of which only the first ``most`` are written out."""
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+    lines = [*problems[:most], *([f"and {len(problems) - most} more"] if most and len(problems) > most else [])]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  - {line}" for line in lines)
