@@ -126,6 +126,21 @@ def one_lbfgs(models):
     return LBFGS([p for model in models.values() for p in model.parameters()])
 
 
+def around(optimizer, module):
+    """As Fabric and Lightning do it: of the class of the optimizer too, with the same groups."""
+    wrapper = object.__new__(type(f"Wrapped{type(optimizer).__name__}", (SGD,), {"__module__": module}))
+    wrapper.__dict__ |= {"optimizer": optimizer, "param_groups": optimizer.param_groups, "state": optimizer.state}
+    return wrapper
+
+
+def wrapped_optimizers(models):
+    return {name: around(optimizer, "accelerate.optimizer") for name, optimizer in optimizers(models).items()}
+
+
+def wrapped_and_unknown(models):
+    return {"gen": around(optimizers(models)["gen"], "lightning.fabric.wrappers"), "disc": 3}
+
+
 DECLARATIONS = {
     "models is a generator": (
         {"models": ((name, model) for name, model in networks().items())},
@@ -229,6 +244,21 @@ DECLARATIONS = {
         {"optimizers": twice},
         OptimizerError,
         ["gen.0.weight ('gen' and 'both') (and 1 more) is in more than one optimizer", "step twice", "Keep it in one"],
+    ),
+    "optimizers that Accelerate has wrapped": (
+        {"optimizers": wrapped_optimizers},
+        OptimizerError,
+        [
+            "2 problems:",
+            "optimizers['gen'] is the wrapper WrappedAdam that accelerate puts around Adam",
+            "optimizers['disc'] is the wrapper WrappedSGD that accelerate puts around SGD",
+            "Pass the optimizer as it was before, or its .optimizer",
+        ],
+    ),
+    "an optimizer that Fabric has wrapped, and a number": (
+        {"optimizers": wrapped_and_unknown},
+        OptimizerError,
+        ["2 problems:", "optimizers['gen'] is the wrapper WrappedAdam that lightning", "optimizers['disc'] must be"],
     ),
     "optimizers is a name": ({"optimizers": "adam"}, OptimizerError, ["must be a torch.optim.Optimizer", "str"]),
     "factories in a mapping": (

@@ -1,11 +1,12 @@
 """Joint: what runs when, what is evaluated, what is frozen, and what is reported."""
 
+import warnings
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import LBFGS, SGD, Adam
+from torch.optim import LBFGS, SGD, Adam, Optimizer
 
 import cograd
 from cograd import Joint, Models, Phase, Report, StepPlan, StepReport, alternate, together
@@ -657,3 +658,52 @@ def test_the_way_of_checking_does_not_change_the_result(check, picture, same):
         joint.step(None)
         twin.step(None)
     same(picture(twin), picture(joint))
+
+
+class Lookahead(Optimizer):
+    """Goes half of the way that the optimizer inside goes. Of no framework."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer = optimizer
+        self.slow = [p.detach().clone() for p in self.own()]
+
+    def own(self):
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step()
+        for p, slow in zip(self.own(), self.slow, strict=True):
+            p.copy_(slow.lerp_(p, 0.5))
+
+
+def test_an_optimizer_around_another_is_an_optimizer():
+    net = nn.Linear(4, 1)
+    before = net.weight.detach().clone()
+    joint = Joint(
+        models={"net": net},
+        losses=lambda m, x: {"l": m.net(x).sum()},
+        optimizers=Lookahead(SGD(net.parameters(), lr=1.0)),
+    )
+    joint.step(torch.ones(1, 4))
+    torch.testing.assert_close(net.weight, before - 0.5)
+
+
+@pytest.mark.parametrize("begins", ["before the joint", "after it"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_several_processes_are_warned_once_that_gradients_are_not_averaged(monkeypatch, size, begins):
+    net, running = nn.Linear(4, 1), begins == "before the joint"
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: running)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        joint = Joint(models={"net": net}, losses=lambda m, x: {"l": m.net(x).mean()}, optimizers=SGD)
+        assert len(caught) == (running and size > 1)
+        running = True
+        for _ in range(3):
+            joint.step(torch.ones(2, 4))
+        cograd.backward({"l": net(torch.ones(2, 4)).mean()})  # whose gradients may be averaged by hand
+    assert [(w.category, w.filename) for w in caught] == ([(UserWarning, __file__)] if size > 1 else [])
+    for words in ("one of 4 processes", "does not average gradients", "average .grad yourself"):
+        assert all(words in str(w.message) for w in caught)

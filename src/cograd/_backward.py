@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,7 +67,8 @@ def backward(
     """Differentiate several losses, each for the models that it trains, in the fewest passes.
 
     Accumulates into ``.grad``, as ``Tensor.backward`` does, and can stand wherever that call stands.
-    All gradients are taken before any optimizer steps, so a step cannot spoil a later backward.
+    All gradients are taken before any optimizer steps, so a step cannot spoil a later backward. Inside an
+    autocast region they are taken outside of it; losses that are callables are evaluated inside.
 
     Args:
         losses: name -> scalar tensor, a callable that gives one, or None if it is absent.
@@ -106,15 +108,16 @@ def backward(
     """
     ready = _prepare(losses, _named(models or {}), trains, weights, weighting, gramian)
     modules = ready.moving((models or {}).values())
-    if ready.weights.shares:
-        found = _balance(ready, gramian, retain_graph, create_graph, modules)
-        deposit(found.gradients)
-        report = _report(ready, found.weights, found.gramian)
-    else:
-        factors = ready.factors()
-        report = _report(ready, factors)
-        run(ready.plan, ready.losses, factors, ready.planner.parameters, retain_graph, create_graph, modules)
-    ready.weights.commit()
+    with _without_autocast(ready.losses):
+        if ready.weights.shares:
+            found = _balance(ready, gramian, retain_graph, create_graph, modules)
+            deposit(found.gradients)
+            report = _report(ready, found.weights, found.gramian)
+        else:
+            factors = ready.factors()
+            report = _report(ready, factors)
+            run(ready.plan, ready.losses, factors, ready.planner.parameters, retain_graph, create_graph, modules)
+        ready.weights.commit()
     return report
 
 
@@ -150,27 +153,28 @@ def grad(
     ready = _prepare(losses, named, trains, weights, weighting, gramian)
     total: dict[int, Tensor] = {}
     modules = ready.moving(models.values())
-    if ready.weights.shares:
-        total = {id(t): g for t, g in _balance(ready, gramian, retain_graph, create_graph, modules).gradients}
-    else:
-        still = Statistics(modules)
-        factors = ready.factors()
-        for p in ready.plan.passes:
-            inputs = [t for model in p.models for t in ready.planner.parameters[model]]
-            gradients = torch.autograd.grad(
-                [ready.losses[name] for name in p.losses],
-                inputs,
-                [cotangent(ready.losses[name], factors[name]) for name in p.losses],
-                retain_graph=p.retain or retain_graph or create_graph,
-                create_graph=create_graph,
-                allow_unused=True,
-            )
-            for t, g in zip(inputs, gradients, strict=True):
-                if g is not None:
-                    total[id(t)] = total[id(t)] + g if id(t) in total else g
-            still.passed()
-        still.settle()
-    ready.weights.commit()
+    with _without_autocast(ready.losses):
+        if ready.weights.shares:
+            total = {id(t): g for t, g in _balance(ready, gramian, retain_graph, create_graph, modules).gradients}
+        else:
+            still = Statistics(modules)
+            factors = ready.factors()
+            for p in ready.plan.passes:
+                inputs = [t for model in p.models for t in ready.planner.parameters[model]]
+                gradients = torch.autograd.grad(
+                    [ready.losses[name] for name in p.losses],
+                    inputs,
+                    [cotangent(ready.losses[name], factors[name]) for name in p.losses],
+                    retain_graph=p.retain or retain_graph or create_graph,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+                for t, g in zip(inputs, gradients, strict=True):
+                    if g is not None:
+                        total[id(t)] = total[id(t)] + g if id(t) in total else g
+                still.passed()
+            still.settle()
+        ready.weights.commit()
     return {name: {key: total.get(id(t)) for key, t in tensors.items()} for name, tensors in named.items()}
 
 
@@ -248,6 +252,15 @@ def _balance(
     losses = {name: loss for name, loss in ready.losses.items() if name not in ready.plan.idle}
     still = Statistics(modules)
     return balance(losses, ready.weights, ready.step, group_of, routes, gramian, retain_graph, statistics=still)
+
+
+def _without_autocast(losses: Mapping[str, Tensor]) -> ExitStack:
+    """No autocast for what compares and combines gradients: it would round to half precision."""
+    off = ExitStack()
+    for device in {loss.device.type for loss in losses.values()}:
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            off.enter_context(torch.autocast(device, enabled=False))
+    return off
 
 
 def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | None = None) -> Report:

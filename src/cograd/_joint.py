@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +120,9 @@ class Joint:
         ModelError, OptimizerError, RouteError, PhaseError, WeightingError, PrecisionError: the
             declaration does not hold together. The message lists what, and what to do.
 
+    Warns:
+        UserWarning: this is one of several processes of ``torch.distributed``; gradients are not averaged.
+
     Attributes:
         models: the models and followers, by attribute or item.
         optimizers: name -> optimizer.
@@ -220,6 +224,7 @@ class Joint:
         self._schedules = build_schedules(schedulers, self.optimizers)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
+        self._warned = _warn_of_processes()
 
     def __repr__(self) -> str:
         routes = [f"{loss} -> {', '.join(models)}" for loss, models in self._setup.trains.items()]
@@ -262,6 +267,7 @@ class Joint:
         """
         _need_grad_mode("step")
         self._precision.refuse_outer()
+        self._warned = self._warned or _warn_of_processes()  # the group may have begun after the joint
         reports = []
         try:
             for update in self.updates_now():
@@ -458,6 +464,20 @@ def _need_grad_mode(method: str) -> None:
             f"{method}() needs gradients, but is called inside no_grad or inference_mode. Call it outside; to only "
             "look at the losses, use evaluate()."
         )
+
+
+def _warn_of_processes() -> bool:
+    """Whether there are several, of which the caller's caller was warned."""
+    group = torch.distributed
+    if not group.is_available() or not group.is_initialized() or group.get_world_size() == 1:
+        return False
+    warnings.warn(
+        f"This is one of {group.get_world_size()} processes of torch.distributed, and a Joint does not average "
+        "gradients between processes yet: each trains by itself, and their models drift apart. Use one process; or "
+        "take cograd.backward, average .grad yourself, and step the optimizers.",
+        stacklevel=3,
+    )
+    return True
 
 
 def _own(rule: Any, refresh: int) -> Stateful | None:

@@ -14,12 +14,14 @@ from cograd.errors import OptimizerError, report
 
 Optimizers = Mapping[str, Optimizer] | Optimizer | Callable[[list[Tensor]], Optimizer]
 
+_FRAMEWORKS = {"lightning", "pytorch_lightning", "lightning_fabric", "accelerate"}
+
 
 def build_optimizers(optimizers: Any, models: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
     """A mapping as it is, one optimizer under the name ``"optimizer"``, or a factory called per model.
 
     Raises:
-        OptimizerError: something in it is not an optimizer.
+        OptimizerError: something in it is not an optimizer, or the wrapper that a framework puts around one.
     """
     if isinstance(optimizers, Mapping):
         built = dict(optimizers)
@@ -34,6 +36,13 @@ def build_optimizers(optimizers: Any, models: Mapping[str, nn.Module]) -> dict[s
         + (" A factory is given for all models at once: optimizers=factory." if callable(optimizer) else "")
         for name, optimizer in built.items()
         if not _is_optimizer(optimizer)
+    ]
+    problems += [
+        f"optimizers[{name!r}] is the wrapper {type(optimizer).__name__} that {framework} puts around "
+        f"{type(optimizer.optimizer).__name__}: steps and states may not reach the optimizer inside. Pass the "
+        "optimizer as it was before, or its .optimizer."
+        for name, optimizer in built.items()
+        if (framework := _wrapped_by(optimizer))
     ]
     if problems:
         raise OptimizerError(report(problems))
@@ -103,6 +112,14 @@ def needs_closure(optimizer: Optimizer) -> bool:
 
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, Optimizer) or (hasattr(value, "param_groups") and not isinstance(value, type))
+
+
+def _wrapped_by(optimizer: Any) -> str | None:
+    """The package of the framework whose wrapper this is. An optimizer may well have an ``optimizer`` of its own."""
+    if not _is_optimizer(optimizer) or not _is_optimizer(getattr(optimizer, "optimizer", None)):
+        return None
+    packages = [kind.__module__.partition(".")[0] for kind in type(optimizer).__mro__]
+    return next((package for package in packages if package in _FRAMEWORKS), None)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -39,8 +39,7 @@ class Backward(Module):
         losses = self.losses(self.models, batch)
         for optimizer in self.optimizers():
             optimizer.zero_grad()
-        with torch.autocast(self.device.type, enabled=False):
-            cograd.backward(losses, **self.options)
+        cograd.backward(losses, **self.options)
         for optimizer in self.optimizers():
             optimizer.step()
 
@@ -123,7 +122,7 @@ def test_step(trainer, stepping, system, loader, equal):
 
 
 def test_backward_of_losses_under_the_autocast_of_bf16_mixed(trainer, backward, heads, loader, equal):
-    """Of which ``training_step`` is a part, so backward is taken out of it."""
+    """Of which ``training_step`` is a part. Backward leaves it by itself."""
     module = backward()
     trainer(precision="bf16-mixed").fit(module, loader)
     equal(module.models, heads.trained(loader, autocast=lambda: torch.autocast("cpu", torch.bfloat16)), heads.models)
@@ -225,6 +224,16 @@ def test_a_state_loaded_into_the_wrapper_of_an_optimizer_does_not_reach_the_opti
     wrapper.load_state_dict(module.optimizers()[0].state_dict())
     assert wrapper.state
     assert not wrapper.optimizer.state
+
+
+def test_a_joint_refuses_the_optimizers_of_lightning_and_takes_what_is_inside(trainer, heads, loader, optimizers):
+    models = heads.models()
+    module = Backward(models, optimizers(models), heads.losses)
+    trainer().fit(module, loader)
+    wrapped = dict(zip(models, module.optimizers(), strict=True))
+    with pytest.raises(cograd.errors.OptimizerError, match=r"\['trunk'\] is the wrapper LightningAdam that lightning"):
+        heads.joint(models, wrapped)
+    heads.joint(models, {name: wrapper.optimizer for name, wrapper in wrapped.items()}).step(next(iter(loader)))
 
 
 def test_the_epochs_of_lightning_are_those_of_a_scheduler(trainer, heads, loader, optimizers):
