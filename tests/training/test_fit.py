@@ -381,6 +381,28 @@ def test_in_another_thread(tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+class Masked(torch.utils.data.Dataset):
+    """Whether Ctrl-C would reach the process that loads."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return torch.tensor(float(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+
+def test_ctrl_c_does_not_reach_the_workers_of_a_loader():
+    seen = []
+
+    def losses(m, x):
+        seen.append((x.tolist(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        return {"size": m.net(x[:, None]).square().mean()}
+
+    joint = cograd.Joint(models={"net": nn.Linear(1, 1)}, losses=losses, optimizers=torch.optim.SGD)
+    fit(joint, DataLoader(Masked(), batch_size=2, num_workers=1), epochs=2)
+    assert seen == [([1.0, 1.0], False)] * 4
+
+
 # --- the second life
 
 

@@ -12,7 +12,7 @@ import torch
 from cograd._joint import Joint
 from cograd.errors import NonFiniteLossError
 from cograd.training._history import History
-from cograd.training._interrupt import interruptible
+from cograd.training._interrupt import interruptible, with_deaf_workers
 from cograd.training._options import Every, every, parse_options
 from cograd.training._progress import progress as progress_of
 from cograd.training._resume import resumed
@@ -112,7 +112,7 @@ def fit(
             on_step, latest, look = options.on.get("step", ()), session.latest, session.look
             log_every, validate_every, save_every = map(every, (options.log_every, validate_every, save_every))
             while not session.over:
-                for batch in batches:
+                for batch in with_deaf_workers(batches):
                     if run.stopped_by is not None:
                         break  # the loader gives more than it said
                     try:

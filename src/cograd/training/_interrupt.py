@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import final
+from typing import Any, final
 
 
 @final
@@ -24,8 +24,7 @@ def interruptible() -> Iterator[Interrupt]:
     """Take note of the first Ctrl-C and leave the second to whoever had it before.
 
     Signals arrive in the main thread only, so elsewhere nothing is caught. A process that ignores
-    Ctrl-C (under ``nohup``) goes on ignoring it. Workers that are forked inside take note too,
-    instead of dying under a loader that is still needed.
+    Ctrl-C (under ``nohup``) goes on ignoring it.
     """
     interrupt = Interrupt()
     previous = signal.getsignal(signal.SIGINT)
@@ -46,3 +45,21 @@ def interruptible() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def with_deaf_workers(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, from workers that get no Ctrl-C.
+
+    A terminal sends it to all processes. Workers would die of it, and the loader with them, while the
+    step in flight is still to be finished. They are started where the first batch is asked for.
+    """
+    iterator = iter(batches)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        first = next(iterator)
+    except StopIteration:
+        return
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield first
+    yield from iterator
