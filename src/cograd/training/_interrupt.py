@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, final
 
+_NONE = object()
+
 
 @final
 @dataclass(slots=True)
@@ -54,12 +56,24 @@ def with_deaf_workers(batches: Iterable[Any]) -> Iterator[Any]:
     step in flight is still to be finished. They are started where the first batch is asked for.
     """
     iterator = iter(batches)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _deaf_children():
+        first = next(iterator, _NONE)
+    if first is not _NONE:
+        yield first
+        yield from iterator
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Both ways to be deaf are inherited. Blocking loses no signal, but starting a process by spawn unblocks."""
+    handler = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and handler is not None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        first = next(iterator)
-    except StopIteration:
-        return
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    yield first
-    yield from iterator
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
