@@ -61,8 +61,10 @@ def routes(log: Log, *, why: bool = False) -> tuple[Route, ...]:
     times: defaultdict[tuple[str, str, int], int] = defaultdict(int)
     for event in log.of(Backward):
         key = event.loss, event.site.file, event.site.line
-        names = {log.parameters[p].model for p in event.reached if p in log.parameters}
-        reached[key] |= dict.fromkeys(sorted(name for name in names if name))
+        names = [log.parameters[p].model for p in event.reached if p in log.parameters]
+        reached[key] |= dict.fromkeys(sorted({name for name in names if name}))
+        if names and not any(names):
+            reached[key]["a model that no variable holds"] = None
         times[key] = log.count_at(Backward, event.site)
     cuts = _cuts(log) if why else {}
     return tuple(Route(*key, tuple(models), times[key], tuple(cuts.get(key, ()))) for key, models in reached.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Names:
                 self.learn_from(frame.f_globals)
 
     def learn_from(self, variables: Mapping[str, Any]) -> None:
-        """Look at these variables, and one level into what they hold."""
+        """Look at these variables, and two levels into what they hold."""
         for name, thing in list(variables.items()):
             if name.startswith("__"):
                 continue
@@ -102,15 +102,27 @@ def _rank(name: str, model: str) -> tuple[bool, int]:
 def _unpacked(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, (nn.Module, Optimizer, Tensor)):
         yield name, thing
-    elif isinstance(thing, dict):
-        for key, inner in list(thing.items())[:_MANY]:
-            if isinstance(inner, (nn.Module, Optimizer)):
-                yield f"{name}[{key!r}]", inner
-    elif isinstance(thing, (list, tuple)):
-        for i, inner in enumerate(thing[:_MANY]):
-            if isinstance(inner, (nn.Module, Optimizer, nn.Parameter)):
-                yield f"{name}[{i}]", inner
+    elif isinstance(thing, (dict, list, tuple)):
+        yield from _held(name, thing)
     else:
         for key, inner in list(getattr(thing, "__dict__", {}).items())[:_MANY]:
+            path = key if name == "self" else f"{name}.{key}"
             if isinstance(inner, (nn.Module, Optimizer, nn.Parameter)):
-                yield (key if name == "self" else f"{name}.{key}"), inner
+                yield path, inner
+            elif not key.startswith("_") and not isinstance(thing, (type, ModuleType)):
+                yield from _held(path, inner)
+
+
+def _held(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a container, or an object of a plain class, holds directly."""
+    if isinstance(thing, dict):
+        found = [(f"{name}[{key!r}]", inner) for key, inner in list(thing.items())[:_MANY]]
+    elif isinstance(thing, (list, tuple)):
+        found = [(f"{name}[{i}]", inner) for i, inner in enumerate(thing[:_MANY])]
+    elif isinstance(thing, (type, ModuleType)):
+        return
+    else:
+        found = [(f"{name}.{key}", inner) for key, inner in list(getattr(thing, "__dict__", {}).items())[:_MANY]]
+    for path, inner in found:
+        if isinstance(inner, (nn.Module, Optimizer, nn.Parameter)):
+            yield path, inner
