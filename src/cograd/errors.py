@@ -21,6 +21,7 @@ Each one is also a builtin, so code that knows nothing of cograd can catch it::
     │   └── CheckpointError (OSError)        a checkpoint that cannot be written or read
     ├── TrainingError (ValueError)           fit was asked for something that does not hold together
     │   ├── LoaderError (TypeError)          a loader, or a batch of one
+    │   ├── BatchError (RuntimeError)        a batch on which the losses cannot be computed
     │   └── UnknownValueError (KeyError)     a value that no run has logged
     ├── LogError (ValueError)                a logger that cannot do what it is asked to
     │   ├── LogFileError (OSError)           a log that cannot be written or continued
@@ -147,6 +148,10 @@ class TrainingError(CogradError, ValueError):
 
 class LoaderError(TrainingError, TypeError):
     """A loader gives no batches, or cannot be continued where it was."""
+
+
+class BatchError(TrainingError, RuntimeError):
+    """The losses cannot be computed, or not differentiated, on a batch. Its ``__cause__`` says where and why."""
 
 
 class UnknownValueError(TrainingError, KeyError):

@@ -1,6 +1,7 @@
 """Whatever is wrong with a call of fit, it is a CogradError that says what, and nothing has changed."""
 
 import copy
+from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import cograd
-from cograd.errors import CogradError, TrainingError
+from cograd.errors import BatchError, CogradError, TrainingError
+from cograd.training._blame import described
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 
@@ -158,3 +160,80 @@ def test_malformed_criteria(made):
     kind, arguments = made
     with pytest.raises(TrainingError, match=kind.__name__):
         kind(**arguments)
+
+
+# -- batches ---------------------------------------------------------------------------------------------------------
+
+numbers = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64])
+tensors = st.builds(
+    lambda shape, kind: torch.zeros(shape, dtype=kind), st.lists(st.integers(0, 3), max_size=3), numbers
+)
+parts = tensors | st.none() | st.integers(-1, 2) | st.text(max_size=2) | st.just(np.zeros(2)) | st.builds(object)
+batches = st.recursive(
+    parts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=2), max_leaves=4
+)
+
+
+def takes(batch):
+    """Would the losses of ``make`` take it?"""
+    return isinstance(batch, torch.Tensor) and batch.dtype == torch.float32 and batch.ndim and batch.shape[-1] == 2
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(batches.filter(lambda batch: not takes(batch)), st.booleans())
+def test_malformed_batches(same, batch, validating):
+    joint = make()
+    before = everything(joint)
+    options = {"validate": [batch], "validate_every": 1} if validating else {}
+    with pytest.raises(CogradError) as caught:
+        cograd.fit(joint, [X if validating else batch], epochs=1, progress=False, **options)
+    error = caught.value
+    told = str(error) + "".join(getattr(error, "__notes__", ()))
+    assert described(batch) in told
+    assert ("batch 1 of the validation" if validating else "step 1, in epoch 1") in told
+    if not validating:
+        same(before, everything(joint))
+
+
+def test_a_bad_batch_names_what_is_in_it_and_keeps_the_cause():
+    with pytest.raises(
+        BatchError, match=r"in step 2, in epoch 1; the batch is float32 \[8, 3\]\. RuntimeError: mat1"
+    ) as e:
+        cograd.fit(make(), [X, torch.zeros(8, 3)], epochs=1, progress=False)
+    assert type(e.value.__cause__) is RuntimeError
+
+
+class OwnError(Exception):
+    pass
+
+
+def test_errors_of_your_own_keep_their_type():
+    def losses(m, x):
+        raise OwnError("mine")
+
+    joint = cograd.Joint(models={"net": nn.Linear(2, 1)}, losses=losses, optimizers=torch.optim.SGD)
+    with pytest.raises(OwnError, match="mine") as caught:
+        cograd.fit(joint, [X], epochs=1, progress=False)
+    assert caught.value.__notes__ == ["This was in step 1, in epoch 1; the batch is float32 [8, 2]."]
+
+
+@dataclass
+class Pair:
+    left: torch.Tensor
+    right: object
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (torch.zeros(2, 3), "float32 [2, 3]"),
+        ([torch.zeros(2).long()] * 8, "[" + "int64 [2], " * 6 + "2 more]"),
+        (Pair(torch.zeros(1), object()), "(left=float32 [1], right=of type object)"),
+        ([[[[[1]]]]], "[[[[...]]]]"),
+        ({}, "{}"),
+        ("text", "of type str"),
+        (True, "True"),
+    ],
+)
+def test_what_is_said_of_a_batch(batch, text):
+    assert described(batch) == text

@@ -88,6 +88,7 @@ def fit(
         TrainingError: the arguments do not hold together; lists every problem. Nothing was touched.
         StateError: ``run_dir`` holds a run of another configuration. Nothing was touched.
         CheckpointError: the first or the last checkpoint cannot be written. One between is only reported.
+        BatchError: the losses function, or a backward pass, fails on a batch; says what is in it.
         KeyboardInterrupt: after Ctrl-C, when the step in flight is done and saved. A second one interrupts at once.
 
     >>> net = nn.Linear(2, 1)
@@ -118,8 +119,11 @@ def fit(
                     try:
                         report = train(batch)
                     except NonFiniteLossError as error:
-                        session.leave_out(error)
+                        session.leave_out(error, batch)
                         continue
+                    except Exception as error:
+                        session.blame(error, batch)
+                        raise
                     run.report = report
                     run.step += 1
                     add(report)

@@ -8,10 +8,11 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import final
+from typing import Any, final
 
 from cograd._joint import Joint
 from cograd.errors import CheckpointError, NonFiniteLossError, UnknownValueError, unknown
+from cograd.training._blame import blame
 from cograd.training._checkpoints import Checkpoints
 from cograd.training._history import Best
 from cograd.training._interrupt import Interrupt
@@ -106,9 +107,14 @@ class Session:
         if self.options.freeze and not any(_trainable(run.joint)):
             self._end("limit", "every model is frozen")
 
-    def leave_out(self, error: NonFiniteLossError) -> None:
+    def blame(self, error: Exception, batch: Any) -> None:
+        """A step has failed: say on which batch."""
+        blame(error, batch, f"step {self.run.step + 1}, in epoch {self.run.epoch + 1}")
+
+    def leave_out(self, error: NonFiniteLossError, batch: Any) -> None:
         """A batch with a loss that is not finite."""
         if self.options.non_finite == "raise":
+            self.blame(error, batch)
             raise error
         total, row, step = self.skipped
         self.skipped = [total + 1, row + 1 if step == self.run.step else 1, self.run.step]

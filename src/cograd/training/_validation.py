@@ -14,6 +14,7 @@ from cograd._joint import Joint
 from cograd._models import Models
 from cograd.errors import LoaderError, TrainingError, quoted, unknown
 from cograd.training._batches import Batches
+from cograd.training._blame import blame
 from cograd.training._generators import generators, restore, states
 from cograd.training._move import move
 from cograd.training._window import to_numbers
@@ -111,11 +112,15 @@ class Validation:
         for given in self.loader:
             batch = given if device is None else move(given, device)
             batches += 1
-            if self.losses:
-                means.add(joint.evaluate(batch), _size(batch))
-            if self.predict is not None:
-                with torch.no_grad():
-                    self._update(self.predict(joint.models, batch))
+            try:
+                if self.losses:
+                    means.add(joint.evaluate(batch), _size(batch))
+                if self.predict is not None:
+                    with torch.no_grad():
+                        self._update(self.predict(joint.models, batch))
+            except Exception as error:
+                blame(error, batch, f"batch {batches} of the validation")
+                raise
         if not batches:
             raise LoaderError("The loader of validate gives no batches. Check its data set, and drop_last.")
         found: dict[str, Any] = dict(means.read())
