@@ -78,7 +78,7 @@ def fit(
         progress: show how it goes.
         on: event -> function, or several, of one argument, the ``Run``. Events: ``"start"``, ``"step"``,
             ``"validation"``, ``"epoch"``, ``"checkpoint"``, ``"finish"``.
-        device: where batches go; by default where the models are.
+        device: where batches go; by default to the GPU where the models are.
         non_finite: ``"raise"``, or ``"skip"`` to leave out batches whose loss is NaN or infinite, ten in a row at most.
 
     Returns:
@@ -110,7 +110,8 @@ def fit(
         with _logging(session), _showing(session), interruptible() as session.interrupt:
             session.start()
             train, batches, add, show = joint.step, options.batches, session.window.add, session.show.step
-            on_step, latest, look = options.on.get("step", ()), session.latest, session.look
+            on_step, latest, interrupt = options.on.get("step", ()), session.latest, session.interrupt
+            timed, last = session.timed, options.steps
             log_every, validate_every, save_every = map(every, (options.log_every, validate_every, save_every))
             while not session.over:
                 for batch in with_deaf_workers(batches):
@@ -134,7 +135,8 @@ def fit(
                         session.log()
                     if run.step % validate_every == 0:
                         session.validate()
-                    if look():
+                    perhaps = timed or interrupt.asked or run.stopped_by is not None or run.step == last
+                    if perhaps and session.look():
                         break
                     if run.step % save_every == 0 or session.improved:
                         session.save()

@@ -274,10 +274,11 @@ def _callbacks(value: Any) -> dict[str, tuple[Callback, ...]]:
 
 
 def _device(joint: Joint, value: Any) -> torch.device | None:
-    """The device of the batches: that of the models, if they share one."""
+    """The device of the batches: that of the models, if they share one. On the CPU there is nothing to move."""
     devices = {p.device for name in joint.models for p in joint.models[name].parameters()}
     if value is None:
-        return devices.pop() if len(devices) == 1 else None
+        device = devices.pop() if len(devices) == 1 else None
+        return None if device is None or device.type == "cpu" else device
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Values = Mapping[str, float]
 
 _BETWEEN_DRAWINGS = 0.2
+_SHARE_OF_TIME = 1 / 200  # that drawing may take: a slow terminal is drawn to less often
 _BETWEEN_LINES = 10.0
 _BETWEEN_LINES_OF_EPOCHS = 1.0
 _LONGEST_BAR = 40
@@ -146,14 +147,14 @@ class _Bar:
         self._draw()
 
     def _draw(self) -> None:
+        before = time.perf_counter()
         if self._latest is not None:
             step, epoch, values = self._latest
             self._values = values()
             self._pace.mark(step, epoch)
-        before = time.perf_counter()
         self.live.refresh()
         now = time.perf_counter()
-        self._due = now + max(_BETWEEN_DRAWINGS, 50 * (now - before))  # a slow terminal is drawn to less often
+        self._due = now + max(_BETWEEN_DRAWINGS, (now - before) / _SHARE_OF_TIME)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._head(options.max_width)

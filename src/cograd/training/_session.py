@@ -43,6 +43,7 @@ class Session:
         skipped: batches that were left out; those in a row; the step after which they were.
         finished: what ended the run: "limit", "stop" or "callback"; None while it goes on.
         improved: the best value is new, and its checkpoint not yet written.
+        timed: whether a criterion wants to be asked after each step.
         epoch_began: steps that were done when the current epoch began.
         validated: after which step the last validation was.
     """
@@ -61,7 +62,7 @@ class Session:
         self.epoch_began = 0
         self.interrupt = Interrupt()
         self.show: Show
-        self._timed = self.stop is not None or bool(self.freeze)
+        self.timed = self.stop is not None or bool(self.freeze)
         self.validated = -1
         self._saved: tuple[int, int, int] | None = None  # the position of the last checkpoint
         self._failed: CheckpointError | None = None
@@ -87,9 +88,9 @@ class Session:
         return self.run.stopped_by is not None or self.interrupt.asked
 
     def look(self) -> bool:
-        """After each step: is it time to leave the epoch?"""
+        """After a step that may be the last: is it time to leave the epoch?"""
         run, options = self.run, self.options
-        if self._timed:
+        if self.timed:
             self._decide({})
         if run.step == options.steps:
             self.limits()
