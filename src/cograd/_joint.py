@@ -224,7 +224,7 @@ class Joint:
         self._schedules = build_schedules(schedulers, self.optimizers)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
-        self._warned = _warn_of_processes()
+        self._processes_known = _warn_of_processes()
 
     def __repr__(self) -> str:
         routes = [f"{loss} -> {', '.join(models)}" for loss, models in self._setup.trains.items()]
@@ -267,7 +267,9 @@ class Joint:
         """
         _need_grad_mode("step")
         self._precision.refuse_outer()
-        self._warned = self._warned or _warn_of_processes()  # the group may have begun after the joint
+        if not self._processes_known:
+            self._processes_known = True
+            _warn_of_processes()  # of a group that began after the joint was made
         reports = []
         try:
             for update in self.updates_now():
@@ -277,7 +279,8 @@ class Joint:
                         self._updated(report)
                         reports.append(report)
         finally:
-            self._advance()
+            if self._schedules:
+                self._advance()
         self.steps += 1
         return StepReport(reports)
 
@@ -342,9 +345,10 @@ class Joint:
         """These models have moved: count it, and let their followers follow."""
         for name in report.models:
             self.updates[name] += 1
-        for name in report.stepped:
-            if name in self._schedules:
-                self._schedules[name].stepped()
+        if self._schedules:
+            for name in report.stepped:
+                if name in self._schedules:
+                    self._schedules[name].stepped()
         for name, follower in self._followers.items():
             if follower.rule.of in report.models:
                 try:

@@ -76,7 +76,7 @@ def not_finite(
         norms: model -> norm of its gradient.
     """
     values = [*losses.values(), *weights.values(), *norms.values()]
-    if all([x.is_cpu for x in values if isinstance(x, Tensor)]):
+    if all([loss.is_cpu for loss in losses.values()]):
         fine = all(map(math.isfinite, values))
     else:
         tensors = [x for x in values if isinstance(x, Tensor)]

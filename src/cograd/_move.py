@@ -16,8 +16,6 @@ from cograd._report import Report
 from cograd.errors import PartialStepError
 from cograd.gramian import Gramian
 
-Check = Callable[[Mapping[str, Tensor]], None]  # raises if something is not finite; takes norms by model
-
 
 @dataclass(slots=True)
 class Taken:
@@ -62,6 +60,9 @@ class Taken:
         )
 
 
+Check = Callable[[Taken, Mapping[str, Tensor]], None]  # raises if something is not finite; takes norms by model
+
+
 class Move:
     """The second half of a phase: what its options make of the gradients.
 
@@ -78,11 +79,16 @@ class Move:
         self.trained, self.optimizers = trained, optimizers
         several = [name for name in trained if self.setup.accumulate[name] > 1]
         self.gathered = {name: self.gathered.get(name) or Held() for name in several}
+        setup = self.setup
+        self._simple = not (several or setup.clips or setup.grad_norms or setup.precision.scaling)
 
     def __call__(self, taken: Taken, check: Check) -> Report:
         """Update the models that are due by their ``.grad``. Until the first optimizer steps, an exception
         leaves everything but ``.grad`` as it was.
         """
+        if self._simple:
+            check(taken, {})
+            return taken.report(taken.models, self._step(()))
         precision, here, overflowed = self.setup.precision, taken.models, taken.overflowed
         if precision.scaling:
             overflowed = overflowed or precision.unscale(self.optimizers)
@@ -92,7 +98,7 @@ class Move:
             if name in self.gathered:
                 self.gathered[name].give(self.trained[name], name in here)
         norms, clips = self._norms(due)
-        check(norms)
+        check(taken, norms)
         precision.update(bool(overflowed))
 
         for name in here:
@@ -112,7 +118,7 @@ class Move:
         for name in due:
             self.gathered[name].give(self.trained[name], here=False)
         norms, clips = self._norms(due)
-        check(norms)
+        check(taken, norms)
         stepped = self._step(clips)
         self.gathered = {name: Held() for name in self.gathered}
         return taken.report(due, stepped) if due else None

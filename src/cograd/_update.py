@@ -86,7 +86,8 @@ class Update:
         if self._unchecked[0]:
             losses, weights = self._unchecked
             self._unchecked = ({}, {})
-            self._check_finite(losses, weights, "one step ago; its update has been made")
+            if what := not_finite(losses, weights, {}):
+                raise self._not_finite(what, "one step ago; its update has been made")
         set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
         rng = random_state()
         try:
@@ -186,7 +187,7 @@ class Update:
 
     def _step(self, batch: Any, step: int) -> Report:
         taken = self._gradients(*self._evaluate(batch, step), step)
-        return self._move(taken, lambda norms: self._check(taken, norms))
+        return self._move(taken, self._check)
 
     def flush(self) -> Report | None:
         """Update the models that hold gradients by what they hold. None if there are none."""
@@ -195,7 +196,7 @@ class Update:
             for p, _ in set_aside:
                 p.grad = None
             taken = Taken({}, {}, Plan((), "no loss is evaluated: this is what was gathered before"))
-            return self._move.flush(taken, lambda norms: self._check(taken, norms))
+            return self._move.flush(taken, self._check)
         finally:
             for p in self._mine:
                 p.grad = None
@@ -261,6 +262,8 @@ class Update:
 
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""
+        if self._representation is None and not self.setup.precision.name:
+            return self._evaluate_now(batch, step)
         with self._representation or nullcontext(), self.setup.precision.autocast():
             return self._evaluate_now(batch, step)
 
@@ -294,8 +297,7 @@ class Update:
         values = {name: loss.detach() for name, loss in losses.items()}
         gramian = None
         if self.weights.shares:
-            if self.setup.check == "now":
-                self._check_finite(values, {}, "no parameter has moved")
+            self._check(Taken(values, {}, plan), {})
             found = self._balance(losses, step)
             losses.clear()
             weights: Mapping[str, Weight] = found.weights
@@ -309,7 +311,7 @@ class Update:
                     routes, scale = self._routes(losses), self.setup.precision.scale
                     gramian = look(losses, self._planner.group_of, routes, self._engine(), scale)
             weights = self.weights.of(losses, before, step)
-            scaled = self.setup.precision.scaled(weights)
+            scaled = self.setup.precision.scaled(weights) if self.setup.precision.scaling else weights
             run(plan, losses, scaled, self.trained, modules=self._with_buffers)
         for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
             p.grad = None
@@ -336,21 +338,14 @@ class Update:
         return self._representation.engine() if self._representation else self.setup.gramian
 
     def _check(self, taken: Taken, norms: Mapping[str, Tensor]) -> None:
-        if self.setup.check == "now":
-            self._check_finite(taken.losses, taken.weights, "no parameter has moved", norms)
+        if self.setup.check == "now" and (what := not_finite(taken.losses, taken.weights, norms)):
+            raise self._not_finite(what, "no parameter has moved")
 
-    def _check_finite(
-        self,
-        losses: Mapping[str, Tensor],
-        weights: Mapping[str, Weight],
-        when: str,
-        norms: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        if what := not_finite(losses, weights, norms or {}):
-            raise NonFiniteLossError(
-                f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by "
-                "zero, or a learning rate that is too high."
-            )
+    def _not_finite(self, what: str, when: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by zero, "
+            "or a learning rate that is too high."
+        )
 
     @contextmanager
     def _freezing(self, still: Sequence[nn.Module]) -> Iterator[None]:
