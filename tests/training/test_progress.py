@@ -319,8 +319,8 @@ def test_a_slow_terminal_is_drawn_to_less_often(clock, terminal, monkeypatch, ca
 
     terminal(80)
     monkeypatch.setattr(Live, "refresh", slowly)
-    asked = run(clock, 1000, per_step=0.02, total=1000)
-    assert len(asked) == 5
+    asked = run(clock, 1000, per_step=0.08, total=1000)
+    assert len(asked) == 5  # a drawing takes 0.1 s, so 20 s lie between two
 
 
 def test_notes_and_prints_stay_above_the_bar(clock, terminal, capsys):
