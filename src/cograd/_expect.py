@@ -60,6 +60,7 @@ class Expectations:
         """Take note of the parameters: model -> those that are updated, and all others."""
         self.trained = trained
         self._frozen = [p for p in others if p.requires_grad]
+        self._done = any(name not in trained for name in self.phase.models)  # frozen for good
         self._known = {id(p) for p in (*others, *(p for parameters in trained.values() for p in parameters))}
         self._met: dict[str, bool] = {}  # losses that were returned before -> whether they concern this phase
 
@@ -100,6 +101,8 @@ class Expectations:
     def sit_out(self, loss: str, error: Exception) -> None:
         """A loss without a graph may just concern the models that are frozen now. If not, raise ``error``."""
         others = [e for e in self.siblings if e is not self and e.concerns(loss)]
+        if loss not in self.setup.trains and any(e._done for e in self.siblings):
+            return  # it may have been there for a model that is done
         if loss in self.setup.trains or not self._frozen or all(loss in e._idle - e._used for e in others):
             raise error
         self._idle.add(loss)

@@ -38,12 +38,19 @@ class EMA:
 
     def __post_init__(self) -> None:
         _check_every(self, self.every)
-        if not callable(self.decay) and not (isinstance(self.decay, int | float) and 0 <= self.decay <= 1):
-            raise ModelError(f"EMA(decay=...) is a number from 0 to 1, or a function to one; found {self.decay!r}.")
+        self.weight(0)
 
     def weight(self, updates: int) -> float:
-        """The decay after so many updates of the follower."""
-        return float(self.decay(updates)) if callable(self.decay) else self.decay
+        """The decay after so many updates of the follower.
+
+        Raises:
+            ModelError: it is not from 0 to 1.
+        """
+        found: Any = self.decay(updates) if callable(self.decay) else self.decay
+        if not (isinstance(found, int | float) and 0 <= found <= 1):
+            when = f" after {updates} updates" if callable(self.decay) else ""
+            raise ModelError(f"EMA(decay=...) is a number from 0 to 1, or a function to one; found {found!r}{when}.")
+        return found
 
 
 @final
@@ -86,6 +93,15 @@ class Follower:
         self.rule, self._source = rule, source
         self.model = copy.deepcopy(source).requires_grad_(False).eval()
         self.seen = 0
+
+    def check(self, name: str) -> None:
+        """Raises ModelError unless model and copy still are of one shape."""
+        own, theirs = ([tuple(p.shape) for p in m.parameters()] for m in (self.model, self._source))
+        if own != theirs:
+            raise ModelError(
+                f"models[{self.rule.of!r}] has changed its parameters since followers[{name!r}] was made of it "
+                f"({len(own)} then, {len(theirs)} now). Make the Joint anew."
+            )
 
     @torch.no_grad()
     def follow(self, updates: int) -> bool:

@@ -278,10 +278,13 @@ class Joint:
                         report = update(batch, self.steps)
                         self._updated(report)
                         reports.append(report)
-        finally:
-            if self._schedules:
-                self._advance()
+        except BaseException as error:
+            for failure in self._advance():
+                error.add_note(str(failure))
+            raise
         self.steps += 1
+        for failure in self._advance() if self._schedules else ():
+            raise failure
         return StepReport(reports)
 
     def flush(self) -> tuple[str, ...]:
@@ -290,15 +293,13 @@ class Joint:
         Returns:
             Their names. ``end_epoch`` does this too.
         """
-        _need_grad_mode("flush")
         updated: dict[str, None] = {}
-        try:
-            for update in self.updates_now():
-                if report := update.flush():
-                    self._updated(report)
-                    updated |= dict.fromkeys(report.models)
-        finally:
-            self._advance()
+        for update in self.updates_now():
+            if report := update.flush():
+                self._updated(report)
+                updated |= dict.fromkeys(report.models)
+        for failure in self._advance():
+            raise failure
         return tuple(updated)
 
     def freeze(self, *names: str) -> None:
@@ -335,11 +336,17 @@ class Joint:
         """The models without a parameter that requires grad. Followers are not among them."""
         return tuple(n for n, model in self._modules.items() if n not in self._followers and not trainable(model))
 
-    def _advance(self) -> None:
-        """The schedulers that count batches, where their optimizers have stepped, also before an exception."""
-        for schedule in self._schedules.values():
+    def _advance(self) -> list[PartialStepError]:
+        """The schedulers that count batches, where their optimizers have stepped. Returns what failed."""
+        failures = []
+        for name, schedule in self._schedules.items():
             if not schedule.each_epoch:
-                schedule.advance()
+                try:
+                    schedule.advance()
+                except Exception as error:
+                    failures.append(PartialStepError(f"the scheduler of optimizer {name!r}", [name], error, after=True))
+                    failures[-1].__cause__ = error
+        return failures
 
     def _updated(self, report: Report) -> None:
         """These models have moved: count it, and let their followers follow."""
@@ -354,7 +361,7 @@ class Joint:
                 try:
                     self.updates[name] += follower.follow(self.updates[name])
                 except Exception as error:
-                    raise PartialStepError(f"follower {name!r}", list(report.stepped), error) from error
+                    raise PartialStepError(f"follower {name!r}", report.stepped, error, after=True) from error
 
     def evaluate(self, batch: Any) -> dict[str, Tensor]:
         """The raw losses on ``batch``, without gradients or steps, with the models in eval mode.
@@ -453,9 +460,16 @@ class Joint:
         groups = [len(group["params"]) for o in self.optimizers.values() for group in o.param_groups]
         return [p.requires_grad for p in self._everything], groups
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has parameters of its own, which the phases must look at anew."""
+        self.__dict__.update(state)
+        self._bind()
+
     def _bind(self) -> None:
         check_models(self._modules)
         check_ownership(self._modules, self.optimizers)
+        for name, follower in self._followers.items():
+            follower.check(name)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         for update in self._updates:
             update.bind()

@@ -68,10 +68,11 @@ class Move:
 
     Attributes:
         gathered: model -> what it holds for its next update, for models that are not updated each time.
+        kept: whether a gradient of the last call was used or gathered, rather than dropped for its overflow.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+        self.setup, self.kept = setup, True
         self.gathered: dict[str, Held] = {}
 
     def bind(self, trained: Mapping[str, Sequence[Tensor]], optimizers: Mapping[str, Sequence[Tensor]]) -> None:
@@ -93,6 +94,7 @@ class Move:
         if precision.scaling:
             overflowed = overflowed or precision.unscale(self.optimizers)
             here = self._without_overflow(here, overflowed)
+        self.kept = bool(here)
         due = [name for name in self.trained if self._due(name, name in here)]
         for name in due:
             if name in self.gathered:
@@ -104,12 +106,12 @@ class Move:
         for name in here:
             if name not in due:
                 self.gathered[name].add(self.trained[name])
-        stepped = self._step(clips)
         for name, held in self.gathered.items():
             held.turns += 1
             if name in due or held.turns >= self.setup.accumulate[name]:
                 self.gathered[name] = Held()
         counts = {name: held.count for name, held in self.gathered.items() if held.count}
+        stepped = self._step(clips)
         return taken.report(due, stepped, counts, overflowed, norms if self.setup.grad_norms else None)
 
     def flush(self, taken: Taken, check: Check) -> Report | None:
@@ -119,8 +121,8 @@ class Move:
             self.gathered[name].give(self.trained[name], here=False)
         norms, clips = self._norms(due)
         check(taken, norms)
-        stepped = self._step(clips)
         self.gathered = {name: Held() for name in self.gathered}
+        stepped = self._step(clips)
         return taken.report(due, stepped) if due else None
 
     def _due(self, model: str, here: bool) -> bool:

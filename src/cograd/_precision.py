@@ -144,10 +144,11 @@ class Precision:
             if self._clean == self.scaling.growth:
                 self.scale, self._clean = self.scale * 2, 0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float | None]:
         """The scale, and for how long it has been good."""
-        return {"scale": self.scale, "clean": self._clean}
+        return {"scale": self.scale if self.scaling else None, "clean": self._clean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
-        self.scale, self._clean = float(state["scale"]), int(state["clean"])
+        """Continue from ``state``, if that was of float16 too."""
+        if self.scaling and state["scale"] is not None:
+            self.scale, self._clean = float(state["scale"]), int(state["clean"])

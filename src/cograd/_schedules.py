@@ -61,8 +61,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's scheduler saves, and whether the optimizer has stepped since it advanced."""
-        kind = type(self.scheduler).__name__
-        return {"kind": kind, "stepped": self._stepped, "scheduler": self.scheduler.state_dict()}
+        return {"kind": _kind(self.scheduler), "stepped": self._stepped, "scheduler": self.scheduler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state``."""
@@ -136,5 +135,11 @@ def check_states(mine: Mapping[str, Schedule], saved: Mapping[str, Any]) -> Coll
     return [
         f"The scheduler of optimizer {name!r} is {kind}; the state is of {saved[name]['kind']}."
         for name, schedule in mine.items()
-        if (kind := type(schedule.scheduler).__name__) != saved[name]["kind"]
+        if (kind := _kind(schedule.scheduler)) != saved[name]["kind"]
     ]
+
+
+def _kind(scheduler: Any) -> str:
+    """``SequentialLR(LinearLR, CosineAnnealingLR)``."""
+    inner = getattr(scheduler, "_schedulers", ())
+    return type(scheduler).__name__ + (f"({', '.join(map(_kind, inner))})" if inner else "")

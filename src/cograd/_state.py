@@ -75,6 +75,7 @@ def load_state(
             "Build the Joint as it was when the state was taken, or load single models from it, as from "
             f'state["models"]["{one}"].'
         )
+    setup.returned.clear()
     setup.returned.update(state["losses"])
     for name, saved in state["models"].items():
         model = setup.models[name]
@@ -88,6 +89,7 @@ def load_state(
     for update, saved in zip(phases, state["phases"], strict=True):
         if update.weights.balance is not None:
             update.weights.balance.load_state_dict(saved["weighting"])
+        update.forget()
         update.gathered.update({name: _load_held(setup.models[name], held) for name, held in saved["held"].items()})
     for name, schedule in extras.schedules.items():
         schedule.load_state_dict(state["schedulers"][name])
@@ -98,7 +100,8 @@ def load_state(
 
 def _held(model: nn.Module, held: Held) -> dict[str, Any]:
     keys: dict[Tensor, str] = {p: key for key, p in model.named_parameters()}
-    return {"turns": held.turns, "count": held.count, "sums": {keys[p]: g for p, g in held.sums.items()}}
+    sums = {keys[p]: g for p, g in held.sums.items() if p in keys}  # a part may have been taken out of the model
+    return {"turns": held.turns, "count": held.count, "sums": sums}
 
 
 def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:

@@ -61,6 +61,11 @@ class Update:
         """Model -> what it holds for its next update, for models that are not updated each time."""
         return self._move.gathered
 
+    def forget(self) -> None:
+        """Drop what was gathered, and what was to be checked later: it belongs to another state."""
+        self.gathered.clear()
+        self._unchecked = ({}, {})
+
     def bind(self) -> None:
         """Look at parameters and optimizers anew, since flags or parameter groups have changed."""
         models = self.setup.models
@@ -114,10 +119,12 @@ class Update:
         if self.setup.check == "late":
             self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
-        if report.models or not (report.overflowed or self.weights.looks_back):
-            self.weights.commit()
-        if self.weights.looks_back and report.models:
-            self._look_back(batch, step, report, rng)
+        if self._move.kept or not report.overflowed:
+            if not self.weights.looks_back:
+                self.weights.commit()
+            elif report.models and report.losses:
+                self.weights.commit()
+                self._look_back(batch, step, report, rng)
         return report
 
     def foresee(self, batch: Any, step: int) -> Plan:
@@ -253,12 +260,12 @@ class Update:
             with replayed(rng), self._freezing(modules), self.setup.precision.autocast():
                 returned = check_mapping(self.setup.losses(self.setup.models, batch))
                 again = {name: evaluate(name, returned.get(name)) for name in report.losses}
+            self.weights.after({name: loss.detach() for name, loss in again.items() if loss is not None})
         except Exception as error:
-            raise PartialStepError("the second look at the losses", list(self.optimizers), error) from error
+            raise PartialStepError("the second look at the losses", report.stepped, error, after=True) from error
         finally:
             for p in frozen:
                 p.requires_grad = True
-        self.weights.after({name: loss.detach() for name, loss in again.items() if loss is not None})
 
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""

@@ -120,10 +120,16 @@ class PartialStepError(CogradError, RuntimeError):
         stepped: the optimizers that had already stepped in this phase.
     """
 
-    def __init__(self, failed: str, stepped: Sequence[str], reason: BaseException) -> None:
+    def __init__(self, failed: str, stepped: Sequence[str], reason: BaseException, after: bool = False) -> None:
         self.failed = failed
         self.stepped = tuple(stepped)
         done = f"{quoted(self.stepped)} had already stepped" if stepped else "none had stepped before it"
+        if after:
+            super().__init__(
+                f"{failed} failed after the step ({type(reason).__name__}: {reason}); {done}. Load the last checkpoint "
+                "before going on, or the step is made twice."
+            )
+            return
         super().__init__(
             f"optimizer {failed!r} failed while stepping ({type(reason).__name__}: {reason}); {done}. "
             "Its parameters may have moved in part: load the last checkpoint before going on."

@@ -137,8 +137,9 @@ def test_a_step_that_fails_moves_no_follower(picture, same):
 
 
 def test_a_decay_that_fails_is_said_to_come_late():
-    joint = joint_of(followers={"average": EMA("net", decay=lambda n: 1 / n)})
-    with pytest.raises(PartialStepError, match=r"follower 'average'.*ZeroDivisionError"):
+    joint = joint_of(followers={"average": EMA("net", decay=lambda n: 1 / (1 - n))})
+    joint.step(X)
+    with pytest.raises(PartialStepError, match=r"follower 'average' failed after the step .ZeroDivisionError"):
         joint.step(X)
 
 

@@ -144,7 +144,7 @@ class Stateful:
 
         ``Joint`` does this itself. In a loop of your own, call it after ``optimizer.step()``.
         """
-        if "after" in self.rule.needs:
+        if losses and "after" in self.rule.needs:
             with torch.no_grad():
                 seen = self._seen(losses, self.steps)
                 self._memory = _Memory(seen.names, self.rule.after(seen, self._memory.state), {})
