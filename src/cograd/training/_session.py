@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, final
 
 from cograd._joint import Joint
-from cograd.errors import CheckpointError, NonFiniteLossError, UnknownValueError, unknown
+from cograd.errors import CheckpointError, LogFileError, NonFiniteLossError, UnknownValueError, unknown
 from cograd.training._blame import blame
 from cograd.training._checkpoints import Checkpoints
 from cograd.training._history import Best
@@ -65,7 +65,8 @@ class Session:
         self.timed = self.stop is not None or bool(self.freeze)
         self.validated = -1
         self._saved: tuple[int, int, int] | None = None  # the position of the last checkpoint
-        self._failed: CheckpointError | None = None
+        self._failed: CheckpointError | LogFileError | None = None
+        self._unlogged = False  # there was no room for the last line of a log
         self._checked: set[str] = set()  # the kinds of values whose names have been checked
 
     def elapsed(self) -> float:
@@ -178,6 +179,7 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
             CheckpointError: the last checkpoint cannot be written.
+            LogFileError: there is no room for the last lines of a log.
         """
         run = self.run
         if run.stopped_by is not None:
@@ -202,8 +204,18 @@ class Session:
         run.values.update(values)
         run.history.add(values, run.step)
         line = {"epoch": run.epoch, **values, "seconds": self.elapsed()}
+        full: LogFileError | None = None
         for logger in self.loggers:
-            logger.log(line, run.step)
+            try:
+                logger.log(line, run.step)
+            except LogFileError as error:
+                if error.errno is None:  # it is not the disk
+                    raise
+                full = error
+        if full is not None and not self._unlogged:
+            self.show.note(f"NOT LOGGED, training goes on, and the lines wait for room: {full}")
+            warnings.warn(f"A line of step {run.step} waits for room, training goes on. {full}", stacklevel=4)
+        self._unlogged = full is not None
         self._decide(values)
 
     def _decide(self, values: Mapping[str, float]) -> None:
@@ -256,10 +268,13 @@ class Session:
         values = {best: self.run.values[best]} if best is not None and self.validated == self.run.step else {}
         try:
             path = self.checkpoints.save(state_of(self), self.run.step, values)
-        except CheckpointError as error:
+        except (CheckpointError, LogFileError) as error:
             if error.errno is None or self.run.checkpoint is None:  # it is not the disk, or nothing is lost yet
                 raise
             self._failed, self.improved = error, False
+            if self.over:  # the last one: finish raises
+                self.show.note(f"NOT SAVED: {error}")
+                return
             self.show.note(f"NOT SAVED, training goes on: {error}")
             warnings.warn(f"No checkpoint was written at step {self.run.step}, training goes on. {error}", stacklevel=3)
             return

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from cograd.errors import LogFileError
 from cograd.training._files import reason
+
+T = TypeVar("T")
 
 
 class Appended:
@@ -43,12 +47,25 @@ class Appended:
 
     def sync(self) -> None:
         """Wait until all of it is on the disk: a checkpoint is about to count on it."""
-        if not self.closed:
+        if self.closed:
+            return
+        try:
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise unwritable(self._path, error) from error
 
     def close(self) -> None:
         self._file.close()
 
 
+def write_in_turn(waiting: list[T], write: Callable[[T], None]) -> None:
+    """``write`` what waits, the first one first. What does not fit goes on waiting, and all that came after it."""
+    while waiting:
+        write(waiting[0])
+        del waiting[0]
+
+
 def unwritable(path: Path, error: OSError) -> LogFileError:
-    return LogFileError(f"{path} cannot be written; what was in it is whole: {reason(error)}")
+    failure = LogFileError(f"{path} cannot be written; what was in it is whole: {reason(error)}")
+    failure.errno = error.errno
+    return failure

@@ -11,7 +11,7 @@ from typing import Any
 
 from cograd.errors import LogFileError
 from cograd.training._files import remove_leftovers, write_atomically
-from cograd.training.loggers._appended import Appended, unwritable
+from cograd.training.loggers._appended import Appended, unwritable, write_in_turn
 from cograd.training.loggers._numbers import inside, numbers, started
 
 
@@ -44,6 +44,7 @@ class CSV:
         self._columns: list[str] = []
         self._rows = 0
         self._checkpointed: int | None = None
+        self._waiting: list[dict[str, int | float]] = []  # rows for which there was no room
 
     def start(self, run_dir: Path | None, config: Mapping[str, Any], step: int) -> None:
         """Open the file, and drop from it what is later than the checkpoint, or than ``step``.
@@ -65,7 +66,7 @@ class CSV:
                 stacklevel=2,
             )
         rows = rows[: self._checkpointed]
-        self._checkpointed = None
+        self._checkpointed, self._waiting = None, []
         used = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
         self._write([columns[i] for i in used] or ["step"], [[row[i] for i in used] for row in rows])
 
@@ -74,11 +75,16 @@ class CSV:
 
         Raises:
             LogError: a value is not a number, or ``start`` was not called.
-            LogFileError: the disk is full, for example. The file holds whole rows only.
+            LogFileError: the disk is full, for example. The file holds whole rows only; this one is kept, and
+                written before the next one.
         """
         if self._file is None or self._file.closed:
             raise started(self)
-        cells = {"step": step} | numbers(values)
+        self._waiting.append({"step": step} | numbers(values))
+        write_in_turn(self._waiting, self._add)
+
+    def _add(self, cells: Mapping[str, int | float]) -> None:
+        assert self._file is not None
         new = [name for name in cells if name not in self._columns]
         row = [str(cells.get(name, "")) for name in [*self._columns, *new]]
         if not new:
@@ -89,13 +95,27 @@ class CSV:
         self._write([*self._columns, *new], [*rows, row])
 
     def finish(self) -> None:
-        """Close the file."""
-        if self._file is not None:
+        """Close the file.
+
+        Raises:
+            LogFileError: there is still no room for the last rows.
+        """
+        if self._file is None or self._file.closed:
+            return
+        try:
+            write_in_turn(self._waiting, self._add)
+        finally:
             self._file.close()
 
     def state_dict(self) -> dict[str, int]:
-        """How many rows there are, now that all of them are on the disk."""
+        """How many rows there are, now that all of them are on the disk.
+
+        Raises:
+            LogFileError: they are not.
+        """
         if self._file is not None:
+            if not self._file.closed:
+                write_in_turn(self._waiting, self._add)
             self._file.sync()
         return {"rows": self._rows}
 
@@ -116,7 +136,8 @@ class CSV:
             write_atomically(self._path, lambda file: file.write(text))
         except OSError as error:
             raise unwritable(self._path, error) from error
-        self.finish()
+        if self._file is not None:
+            self._file.close()
         self._file, self._columns, self._rows = Appended(self._path, len(text)), columns, len(rows)
 
 

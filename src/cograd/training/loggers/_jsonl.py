@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cograd.errors import LogFileError
-from cograd.training.loggers._appended import Appended
+from cograd.training.loggers._appended import Appended, write_in_turn
 from cograd.training.loggers._numbers import inside, numbers, started
 
 
@@ -40,6 +40,7 @@ class JSONL:
     def __init__(self) -> None:
         self._file: Appended | None = None
         self._checkpointed: int | None = None
+        self._waiting: list[bytes] = []  # lines for which there was no room
 
     def start(self, run_dir: Path | None, config: Mapping[str, Any], step: int) -> None:
         """Open the file, and drop from it what is later than the checkpoint, or than ``step``.
@@ -56,7 +57,7 @@ class JSONL:
                 "It is continued behind them.",
                 stacklevel=2,
             )
-        self._checkpointed = None
+        self._checkpointed, self._waiting = None, []
         self._file = Appended(path, keep)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -64,22 +65,38 @@ class JSONL:
 
         Raises:
             LogError: a value is not a number, or ``start`` was not called.
-            LogFileError: the disk is full, for example. The file holds whole lines only.
+            LogFileError: the disk is full, for example. The file holds whole lines only; this one is kept, and
+                written before the next one.
         """
         if self._file is None or self._file.closed:
             raise started(self)
         line = {"step": step} | {name: _legal(value) for name, value in numbers(values).items()}
-        self._file.append(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._waiting.append(json.dumps(line, allow_nan=False).encode() + b"\n")
+        write_in_turn(self._waiting, self._file.append)
 
     def finish(self) -> None:
-        """Close the file."""
-        if self._file is not None:
+        """Close the file.
+
+        Raises:
+            LogFileError: there is still no room for the last lines.
+        """
+        if self._file is None or self._file.closed:
+            return
+        try:
+            write_in_turn(self._waiting, self._file.append)
+        finally:
             self._file.close()
 
     def state_dict(self) -> dict[str, int]:
-        """How long the file is, now that all of it is on the disk."""
+        """How long the file is, now that all of it is on the disk.
+
+        Raises:
+            LogFileError: it is not.
+        """
         if self._file is None:
             return {"bytes": 0}
+        if not self._file.closed:
+            write_in_turn(self._waiting, self._file.append)
         self._file.sync()
         return {"bytes": self._file.size}
 
