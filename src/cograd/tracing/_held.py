@@ -10,6 +10,7 @@ from types import FrameType
 
 from torch import Tensor
 
+from cograd.tracing._nodes import node_of
 from cograd.tracing._sites import NOWHERE, Site
 
 _MANY = 10_000
@@ -42,7 +43,7 @@ def _count(thing: object) -> int:
     if not isinstance(things, (list, deque)) or len(things) > _MANY:
         return 0
     nested = [inner for one in things for inner in (one if isinstance(one, list) else (one,))]
-    return sum(isinstance(one, Tensor) and one.grad_fn is not None for one in nested[:_MANY])
+    return sum(isinstance(one, Tensor) and node_of(one) is not None for one in nested[:_MANY])
 
 
 def _adds(file: str, name: str) -> Site:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cograd.tracing._nodes import is_leaf
 from cograd.tracing._objects import Numbers
 from cograd.tracing._sites import comprehension_names
 
@@ -64,7 +65,7 @@ class Names:
             self._hidden(path, thing)
         elif isinstance(thing, Optimizer):
             self.optimizers.setdefault(self._optimizers.of(thing), path)
-        elif isinstance(thing, Tensor) and thing.is_leaf and (thing.requires_grad or isinstance(thing, nn.Parameter)):
+        elif isinstance(thing, Tensor) and is_leaf(thing) and (thing.requires_grad or isinstance(thing, nn.Parameter)):
             self._offer(self._tensors.of(thing), path, path)
 
     def _hidden(self, path: str, module: nn.Module) -> None:

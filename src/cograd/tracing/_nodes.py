@@ -15,6 +15,26 @@ _LEAF = (1 << 63) - 1  # nodes of leaves have larger numbers than this
 _MARK = "cograd.backward"
 
 
+def node_of(tensor: Tensor) -> Node:
+    """``tensor.grad_fn``; None also where torch refuses to tell.
+
+    That is a view which was made under ``no_grad`` and through which a leaf has been written since, as
+    ``nn.init.orthogonal_`` does.
+    """
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
+def is_leaf(tensor: Tensor) -> bool:
+    """``tensor.is_leaf``; False where torch refuses to tell, for it is a view then."""
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return False
+
+
 def sequence() -> int:
     """The number that the next operation of this thread will have."""
     return int(torch._C._autograd._get_sequence_nr())

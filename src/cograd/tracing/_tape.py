@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
 from cograd.tracing._beside import touched
+from cograd.tracing._nodes import is_leaf, node_of
 from cograd.tracing._objects import Numbers
 from cograd.tracing._sites import Site, callers, here, is_user
 from cograd.tracing._values import ESCAPES, Value
@@ -161,7 +162,7 @@ class Tape(TorchFunctionMode):
             on = args[1] if len(args) > 1 else kwargs.get("requires_grad", True)
             if isinstance(args[0], nn.Parameter):
                 self.flagged(args[0], on)
-            elif on and args[0].is_leaf:
+            elif on and is_leaf(args[0]):
                 self.made_leaf(self._known.get(args[0]), args[0].numel() == 1)
             result = args[0]
         if name == "batch_norm" and kwargs.get("training") and kwargs.get("momentum") and args[1] is not None:
@@ -234,13 +235,13 @@ class Tape(TorchFunctionMode):
 
     def _input(self, tensor: Tensor) -> int | None:
         value = self._known.get(tensor)
-        if tensor.is_leaf and (isinstance(tensor, nn.Parameter) or (tensor.requires_grad and value is None)):
+        if is_leaf(tensor) and (isinstance(tensor, nn.Parameter) or (tensor.requires_grad and value is None)):
             return self._leaf(tensor)
         if value is not None:
             old = self.values.get(value)
-            if old is not None and tensor.grad_fn is not None and not old.requires_grad:  # made by a custom Function
+            if old is not None and node_of(tensor) is not None and not old.requires_grad:  # made by a custom Function
                 return self._add(tensor, old.op, old.site, (value,), (), True, (), restored=True)
-        elif tensor.grad_fn is not None:  # from an operation that the mode does not see
+        elif node_of(tensor) is not None:  # from an operation that the mode does not see
             return self._add(tensor, "unseen", here(), tuple(self._leaves_below(tensor)), (), True, ())
         return value
 
@@ -288,7 +289,7 @@ class Tape(TorchFunctionMode):
         number = len(self.values)
         at, steps = self._clock()
         tensor = result if isinstance(result, Tensor) else None
-        node = None if tensor is None else tensor.grad_fn
+        node = None if tensor is None else node_of(tensor)
         if restored:  # gradients do flow below, whatever was recorded inside the Function
             inputs = tuple(v.id for i in inputs for v in self._sources(i))
         self.values[number] = Value(
