@@ -1,4 +1,4 @@
-"""What the table calls models that no variable holds by itself."""
+"""What the doctor calls models that no variable holds by itself, and terms without a name."""
 
 import pytest
 
@@ -79,3 +79,25 @@ def test_in_a_joint(trained):
 
 def test_too_deep_to_be_named(trained):
     assert trained(HIDDEN) == [["a model that no variable holds"]]
+
+
+SUM = """
+import torch
+from torch import nn
+
+actor, critic = nn.Linear(4, 2), nn.Linear(6, 1)
+critic.requires_grad_(False)
+optimizer = torch.optim.Adam(actor.parameters())
+for _ in range(4):
+    state = torch.randn(16, 4)
+    action = torch.distributions.Normal(actor(state), 1.0).sample()
+    loss = -critic(torch.cat([state, action], 1)).mean() + 0.01 * actor(state).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_a_term_that_has_no_name_is_not_called_by_that_of_the_sum(examine, script):
+    (message,) = [f["message"] for f in examine(script(SUM))["findings"] if f["rule"] == "cut-term"]
+    assert message.startswith("critic(torch.cat([state, action], 1)).mean() is part of loss, but sends no gradient")

@@ -88,7 +88,7 @@ def _loss(log: Log, event: Pulled, place: int, applied: dict[int, frozenset[int]
     site = next((p for p in places[place] if p not in others), places[place][0])
     crowded = any((other.file, other.line) == (site.file, site.line) for other in others)
     like = [p for p in places[:place] if p[:1] == places[place][:1]]
-    name = site.text if crowded else site.target or site.text
+    name = site.text if crowded or site.target == addend.loss else site.target or site.text
     return Loss((addend.site, site, len(like)), name, site, addend, place, trained)
 
 

@@ -40,7 +40,8 @@ def check(log: Log) -> Iterator[Finding]:
     """Addends that move nothing, and numbers that used to be losses."""
     for found in _cuts.inert(log):
         if found.cut.kind != "grad":
-            what = found.term.site.target or found.term.site.text
+            site = found.term.site
+            what = site.text if site.target == found.backward.loss else site.target or site.text
             yield _finding(log, found.site, what, found.wanted, found)
     yield from _numbers(log)
     yield from _partly(log)
