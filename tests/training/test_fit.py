@@ -755,3 +755,78 @@ def test_one_loader_cannot_train_and_validate_while_its_workers_live_on():
     loader = DataLoader(TensorDataset(X), batch_size=8, num_workers=1, persistent_workers=True)
     with pytest.raises(TrainingError, match="one loader that cannot be iterated twice"):
         fit(loader=loader, validate=loader)
+
+
+# --- what is met later
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_a_new_run_overwrites_no_log(name, tmp_path):
+    for text, whole in (("dear diary\n", "holds lines of a run without checkpoints"), ("step\n" * 2, "Move it")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(LogFileError, match=whole):
+            fit(run_dir=tmp_path, loggers=[CSV()])
+        assert (tmp_path / name).read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_that_was_killed_before_it_logged_begins_again(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "log.csv").write_text("step\n")
+    assert fit(run_dir=tmp_path, loggers=[CSV()]).steps == 15
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_log_that_is_a_directory(name, begun, tmp_path):
+    if begun:
+        fit(run_dir=tmp_path, loggers=[CSV()], epochs=1)
+        (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(LogFileError, match=rf"The log .*{name} cannot be read: Is a directory"):
+        fit(run_dir=tmp_path, loggers=[CSV()])
+
+
+def test_a_best_value_that_is_sometimes_not_measured(tmp_path):
+    given = iter([{"a": 2.0}, {"b": 1.0}, {"a": 3.0}])
+    history = fit(loader=[X], epochs=3, validate=lambda joint: next(given), best="val/a", run_dir=tmp_path, keep=9)
+    assert (history.best.value, history.best.step) == (2.0, 1)
+    files = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert [torch.load(file)["values"] for file in files] == [{}, {"val/a": 2.0}, {}, {"val/a": 3.0}]
+
+
+@pytest.mark.parametrize("name", ["run_dir", "resume"])
+def test_a_path_that_cannot_be_looked_at(name):
+    with pytest.raises(TrainingError, match=f"{name}='x+' cannot be looked at: File name too long"):
+        fit(**{name: "x" * 5000})
+
+
+class Odd(cograd.training.Criterion):
+    """Says what it was given; does not like to be copied if that is a lock."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def check(self, values, step, seconds):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [True, 3, ["x"], False])
+def test_a_criterion_that_does_not_speak(answer):
+    with pytest.raises(TrainingError, match=r"stop=Odd\(\) must say why .* returned " + re.escape(repr(answer))):
+        fit(stop=Odd(answer))
+    with pytest.raises(TrainingError, match=r"freeze\['head'\]=Odd\(\) must say why"):
+        fit(freeze={"head": Odd(answer)})
+
+
+def test_a_criterion_that_cannot_be_copied():
+    with pytest.raises(TrainingError, match=r"stop=Odd\(\) counts.* cannot be copied: .*pickle"):
+        fit(stop=Odd(threading.Lock()))
+
+
+def test_a_criterion_that_fails():
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(stop=Odd(ZeroDivisionError("by zero")))
+    assert caught.value.__notes__ == ["This was in the criterion stop=Odd(), after step 1, in epoch 1."]

@@ -257,7 +257,7 @@ def test_a_disk_that_does_not_sync_is_named(log, monkeypatch, tmp_path):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LogFileError, match=r"log\\.jsonl cannot be written") as caught:
+    with pytest.raises(LogFileError, match=r"log\.jsonl cannot be written") as caught:
         logger.state_dict()
     assert caught.value.errno == errno.EDQUOT
 

@@ -163,6 +163,10 @@ class Checkpoints:
             self._continue(content, file)
         return content["state"], file.path
 
+    def any(self) -> bool:
+        """Whether there are checkpoints, usable or not."""
+        return bool(self._files("step", "best"))
+
     def best_state(self) -> tuple[dict[str, Any], Path] | None:
         """The state of the best checkpoint, on the CPU, and its file.
 

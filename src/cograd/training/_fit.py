@@ -17,7 +17,7 @@ from cograd.training._history import History
 from cograd.training._interrupt import interruptible, with_deaf_workers
 from cograd.training._options import Every, every, parse_options
 from cograd.training._progress import progress as progress_of
-from cograd.training._resume import resumed
+from cograd.training._resume import check_logs, resumed
 from cograd.training._run import Callback
 from cograd.training._session import Session
 from cograd.training._stopping import Criterion
@@ -107,6 +107,7 @@ def fit(
     """
     session = Session(joint, parse_options(joint, loader, locals()))
     options, run = session.options, session.run
+    check_logs(session)
     with session.checkpoints or nullcontext():
         if resumed(session):
             return run.history

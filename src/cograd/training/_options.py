@@ -210,7 +210,7 @@ def _run_dir(value: Any) -> Path | None:
     if value is None:
         return None
     path = _path("run_dir", value)
-    if path.exists() and not path.is_dir():
+    if _exists("run_dir", path) and not path.is_dir():
         raise TrainingError(f"run_dir must be a directory, new or of this run; {path} is a file.")
     return path
 
@@ -221,9 +221,16 @@ def _resume(value: Any, run_dir: Any) -> str | Path:
             raise TrainingError("resume='must' needs run_dir, where the run to continue is.")
         return value
     path = _path("resume", value, "'auto', 'never', 'must', or a checkpoint to begin with")
-    if not path.exists():
+    if not _exists("resume", path):
         raise TrainingError(f"resume must be 'auto', 'never', 'must' or an existing checkpoint; there is no {path}.")
     return path
+
+
+def _exists(name: str, path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise TrainingError(f"{name}={str(path)!r} cannot be looked at: {error.strerror}. Choose another.") from error
 
 
 def _path(name: str, value: Any, needed: str = "a path") -> Path:

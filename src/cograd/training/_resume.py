@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cograd.errors import CheckpointError, TrainingError
+from cograd.errors import CheckpointError, LogFileError, TrainingError
 from cograd.training._checkpoint import NAME, CheckpointFile, UnusableError, read
 from cograd.training._checkpoints import Checkpoints
 from cograd.training._saved import load, still_over
 from cograd.training._session import Session
+from cograd.training.loggers import CSV, JSONL
 
 
 def resumed(session: Session) -> bool:
@@ -45,6 +46,23 @@ def resumed(session: Session) -> bool:
             return False
     session.finished, run.stopped_by = was, run.history.stopped_by
     return True
+
+
+def check_logs(session: Session) -> None:
+    """A run that begins overwrites no log. One that was killed before its first checkpoint has logged nothing.
+
+    Raises:
+        LogFileError: there is a log, and no checkpoint that it belongs to; or a log cannot be read.
+    """
+    run_dir, checkpoints = session.options.run_dir, session.checkpoints
+    if run_dir is None or checkpoints is None:
+        return
+    for logger in session.loggers:
+        if isinstance(logger, JSONL | CSV) and (log := logger.found(run_dir)) and not checkpoints.any():
+            raise LogFileError(
+                f"{log} holds lines of a run without checkpoints, which a new run would overwrite. Move it, or choose "
+                "another run_dir."
+            )
 
 
 def _check_own(resume: str | Path, newest: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, final
 
 from cograd._joint import Joint
-from cograd.errors import CheckpointError, LogFileError, NonFiniteLossError, UnknownValueError, unknown
+from cograd.errors import CheckpointError, LogFileError, NonFiniteLossError, TrainingError, UnknownValueError, unknown
 from cograd.training._blame import blame
 from cograd.training._checkpoints import Checkpoints
 from cograd.training._history import Best
@@ -20,6 +20,7 @@ from cograd.training._options import Options
 from cograd.training._progress import Show
 from cograd.training._run import Run
 from cograd.training._saved import state_of
+from cograd.training._stopping import Criterion
 from cograd.training._validation import validate
 from cograd.training._window import Window, named
 from cograd.training._world import kept_world
@@ -54,7 +55,8 @@ class Session:
         self.window = Window()
         self.checkpoints = _checkpoints(options)
         self.loggers = _loggers(options)
-        self.stop, self.freeze = copy.deepcopy((options.stop, dict(options.freeze)))
+        self.stop = None if options.stop is None else _copied("stop", options.stop)
+        self.freeze = {name: _copied(f"freeze[{name!r}]", criterion) for name, criterion in options.freeze.items()}
         self.seconds, self._began = 0.0, time.perf_counter()
         self.skipped = [0, 0, 0]
         self.finished: str | None = None
@@ -170,8 +172,9 @@ class Session:
         with kept_world() if run.step else nullcontext():
             self.call("start")
         self.limits()
-        if run.checkpoint is None and not self.over:
-            self.save()  # so that a run which is killed early is the same run, and a full disk is noticed now
+        if run.checkpoint is None:
+            # before anything is logged: a run which is killed early is the same run, and a full disk is noticed now
+            self.save()
 
     def finish(self) -> None:
         """The loop is left: the run is over for good, or interrupted.
@@ -222,13 +225,28 @@ class Session:
         """Freeze models and stop, where a criterion says so."""
         run, seconds = self.run, self.elapsed()
         for name, criterion in list(self.freeze.items()):
-            if why := criterion.check(values, run.step, seconds):
+            if why := self._asked(f"freeze[{name!r}]", criterion, values, seconds):
                 del self.freeze[name]
                 run.joint.freeze(name)
                 self.show.note(f"{name} is frozen at step {run.step}: {why}")
                 self.limits()
-        if self.stop is not None and (why := self.stop.check(values, run.step, seconds)):
+        if self.stop is not None and (why := self._asked("stop", self.stop, values, seconds)):
             self._end("stop", why)
+
+    def _asked(self, name: str, criterion: Criterion, values: Mapping[str, float], seconds: float) -> str | None:
+        try:
+            why: object = criterion.check(values, self.run.step, seconds)
+        except Exception as error:
+            error.add_note(f"This was in the criterion {name}={criterion!r}, {self._where()}.")
+            raise
+        if why is not None and not isinstance(why, str):
+            raise TrainingError(
+                f"{name}={criterion!r} must say why to stop in words, or None to go on; its check returned {why!r}."
+            )
+        return why
+
+    def _where(self) -> str:
+        return f"after step {self.run.step}, in epoch {self.run.epoch + 1}"
 
     def _end(self, kind: str, why: str) -> None:
         if self.run.stopped_by is None:
@@ -237,7 +255,7 @@ class Session:
 
     def _rank(self, values: Mapping[str, float]) -> None:
         metric, best = self.options.best, self.run.history.best
-        if metric is None or math.isnan(value := values[metric]):
+        if metric is None or math.isnan(value := values.get(metric, math.nan)):  # absent: not measured
             return
         if best is None or (value > best.value if self.options.higher_is_better else value < best.value):
             self.run.history.best = Best(metric, value, self.run.step)
@@ -265,7 +283,8 @@ class Session:
         if self.checkpoints is None or (position == self._saved and not self.finished):
             return
         best = self.options.best
-        values = {best: self.run.values[best]} if best is not None and self.validated == self.run.step else {}
+        seen = None if best is None else self.run.history.get(best)
+        values = {best: seen.last} if best is not None and seen is not None and seen.steps[-1] == self.run.step else {}
         try:
             path = self.checkpoints.save(state_of(self), self.run.step, values)
         except (CheckpointError, LogFileError) as error:
@@ -282,6 +301,16 @@ class Session:
         self.run.checkpoint = path
         with kept_world():  # what a callback draws here would not be drawn again by a resumed run
             self.call("checkpoint")
+
+
+def _copied(name: str, criterion: Criterion) -> Criterion:
+    try:
+        return copy.deepcopy(criterion)
+    except Exception as error:
+        raise TrainingError(
+            f"{name}={criterion!r} counts, so fit takes a copy, and it cannot be copied: {error} Let it hold plain "
+            "numbers only."
+        ) from error
 
 
 def _checkpoints(options: Options) -> Checkpoints | None:

@@ -65,6 +65,23 @@ def write_in_turn(waiting: list[T], write: Callable[[T], None]) -> None:
         del waiting[0]
 
 
+def first_bytes(path: Path, n: int) -> bytes:
+    """At most ``n`` bytes of the file; none if there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> LogFileError:
+    return LogFileError(
+        f"The log {path} cannot be read: {error.strerror or error}. Move it, or choose another run_dir."
+    )
+
+
 def unwritable(path: Path, error: OSError) -> LogFileError:
     failure = LogFileError(f"{path} cannot be written; what was in it is whole: {reason(error)}")
     failure.errno = error.errno

@@ -11,7 +11,7 @@ from typing import Any
 
 from cograd.errors import LogFileError
 from cograd.training._files import remove_leftovers, write_atomically
-from cograd.training.loggers._appended import Appended, unwritable, write_in_turn
+from cograd.training.loggers._appended import Appended, first_bytes, unreadable, unwritable, write_in_turn
 from cograd.training.loggers._numbers import inside, numbers, started
 
 
@@ -45,6 +45,15 @@ class CSV:
         self._rows = 0
         self._checkpointed: int | None = None
         self._waiting: list[dict[str, int | float]] = []  # rows for which there was no room
+
+    def found(self, run_dir: Path) -> Path | None:
+        """The file, if there is one with rows.
+
+        Raises:
+            LogFileError: it cannot be read.
+        """
+        path, empty = run_dir / "log.csv", _text([["step"]])
+        return path if first_bytes(path, len(empty) + 1) not in (b"", empty) else None
 
     def start(self, run_dir: Path | None, config: Mapping[str, Any], step: int) -> None:
         """Open the file, and drop from it what is later than the checkpoint, or than ``step``.
@@ -149,7 +158,10 @@ def _text(rows: Sequence[Sequence[str]]) -> bytes:
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """The columns and the rows, without a torn last one."""
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise unreadable(path, error) from error
     try:
         columns, *rows = list(csv.reader(io.StringIO(whole.decode(), newline=""), strict=True)) or [["step"]]
     except (UnicodeDecodeError, csv.Error) as error:

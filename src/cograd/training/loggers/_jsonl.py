@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cograd.errors import LogFileError
-from cograd.training.loggers._appended import Appended, write_in_turn
+from cograd.training.loggers._appended import Appended, first_bytes, unreadable, write_in_turn
 from cograd.training.loggers._numbers import inside, numbers, started
 
 
@@ -41,6 +41,15 @@ class JSONL:
         self._file: Appended | None = None
         self._checkpointed: int | None = None
         self._waiting: list[bytes] = []  # lines for which there was no room
+
+    def found(self, run_dir: Path) -> Path | None:
+        """The file, if there is one with lines.
+
+        Raises:
+            LogFileError: it cannot be read.
+        """
+        path = run_dir / "log.jsonl"
+        return path if first_bytes(path, 1) else None
 
     def start(self, run_dir: Path | None, config: Mapping[str, Any], step: int) -> None:
         """Open the file, and drop from it what is later than the checkpoint, or than ``step``.
@@ -116,15 +125,22 @@ def _legal(value: int | float) -> int | float | str:
 def _kept(path: Path, step: int, checkpointed: int | None) -> int:
     """How many bytes stay: whole lines up to the checkpoint, if there is one, else up to ``step``."""
     end = 0
-    if (step == 0 and checkpointed is None) or not path.exists():
+    if step == 0 and checkpointed is None:
         return end
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            if _step(line, path) > step if checkpointed is None else end + len(line) > checkpointed:
-                break
-            end += len(line)
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if _step(line, path) > step if checkpointed is None else end + len(line) > checkpointed:
+                    break
+                end += len(line)
+    except FileNotFoundError:
+        return 0
+    except LogFileError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
     return end
 
 
