@@ -168,8 +168,8 @@ def test_callbacks_come_in_order_and_see_the_run(tmp_path):
         ("step", 4, 1),
         ("validation", 4, 2),
         ("epoch", 4, 2),
-        ("finish", 4, 2),
         ("checkpoint", 4, 2),
+        ("finish", 4, 2),
     ]
 
 
@@ -829,4 +829,88 @@ def test_a_criterion_that_cannot_be_copied():
 def test_a_criterion_that_fails():
     with pytest.raises(ZeroDivisionError) as caught:
         fit(stop=Odd(ZeroDivisionError("by zero")))
-    assert caught.value.__notes__ == ["This was in the criterion stop=Odd(), after step 1, in epoch 1."]
+    assert caught.value.__notes__ == ["This was in the criterion stop=Odd(), after step 1; epochs completed: 0."]
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"epochs": None, "steps": 5}, "12 steps done, 5 asked for"),
+        ({"epochs": 1}, "2 epochs and 12 steps done, 1 epoch asked for"),
+        ({"epochs": 2}, "2 epochs and 12 steps done, 2 epochs asked for"),
+    ],
+)
+def test_a_run_that_has_gone_beyond_what_is_asked_for_only_loads(limits, says, tmp_path, same, capsys):
+    joint, again = make(), make()
+    with pytest.raises(KeyboardInterrupt):
+        fit(joint, run_dir=tmp_path, on=press(12), validate=[X])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    history = fit(again, run_dir=tmp_path, validate=[X], progress=True, **limits)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    assert (history.stopped_by, history.steps) == (says, 12)
+    assert f"finished earlier: {says}; nothing to do" in " ".join(capsys.readouterr().out.split())
+    same(state(joint), state(again))
+    assert fit(again, run_dir=tmp_path, validate=[X]).stopped_by == "3 epochs done"
+
+
+def test_a_run_that_was_interrupted_at_its_last_step_is_finished_by_the_next_call(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(run_dir=tmp_path, on=press(5))
+    assert fit(run_dir=tmp_path, epochs=1).stopped_by == "1 epoch done"
+    assert saved(tmp_path)["finished"] == "limit"
+
+
+def fail(run):
+    raise ZeroDivisionError("by zero")
+
+
+def test_a_run_whose_finish_fails_is_saved(tmp_path):
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(run_dir=tmp_path, on={"finish": fail})
+    assert caught.value.__notes__ == ["This was in a callback of 'finish', after step 15; epochs completed: 3."]
+    assert saved(tmp_path)["finished"] == "limit"
+
+
+@pytest.mark.parametrize("options", [{"on": {"step": fail}}, {"validate": fail, "validate_every": 1}])
+def test_what_fails_in_a_function_of_the_user_says_when(options):
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(**options)
+    assert "after step 1; epochs completed: 0" in caught.value.__notes__[0]
+
+
+def test_it_says_that_it_continues_and_how_to_stop_at_once(tmp_path, capfd):
+    with pytest.raises(KeyboardInterrupt):
+        fit(run_dir=tmp_path, on=press(7), progress=True)
+    assert "finishing this step and saving; Ctrl-C again stops at once" in capfd.readouterr().err
+    fit(run_dir=tmp_path, progress=True)
+    assert "continuing from step 7 (step-00000007-" in capfd.readouterr().out
+    with pytest.raises(KeyboardInterrupt):
+        fit(on=press(7))
+    fit(run_dir=tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("event", "steps"), [("start", 0), ("step", 1), ("epoch", 5)])
+def test_a_run_ends_when_a_callback_has_frozen_all(event, steps, tmp_path):
+    history = fit(run_dir=tmp_path, on={event: lambda run: run.joint.freeze("trunk", "head")})
+    assert (history.steps, history.stopped_by) == (steps, "every model is frozen")
+
+
+def test_a_joint_that_was_frozen_before():
+    joint = make()
+    joint.freeze("trunk", "head")
+    assert fit(joint).stopped_by == "every model is frozen"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_a_fit_within_a_fit(times, tmp_path):
+    joint = make()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(
+            joint,
+            run_dir=tmp_path / "outer",
+            on={"step": lambda run: run.step == 7 and fit(run_dir=tmp_path / "inner", on=press(3, times))},
+        )
+    assert steps_of(tmp_path / "inner")[-1] == (3 if times == 1 else 0)
+    assert steps_of(tmp_path / "outer")[-1] == (7 if times == 1 else 5)
+    assert ("Stopped after step 7" in str(caught.value)) == (times == 1)

@@ -17,6 +17,7 @@ from cograd.training._history import History
 from cograd.training._interrupt import interruptible, with_deaf_workers
 from cograd.training._options import Every, every, parse_options
 from cograd.training._progress import progress as progress_of
+from cograd.training._progress import say
 from cograd.training._resume import check_logs, resumed
 from cograd.training._run import Callback
 from cograd.training._session import Session
@@ -110,8 +111,9 @@ def fit(
     check_logs(session)
     with session.checkpoints or nullcontext():
         if resumed(session):
+            say(options.progress, f"finished earlier: {run.stopped_by}; nothing to do")
             return run.history
-        with _logging(session), _showing(session), interruptible() as session.interrupt:
+        with _logging(session), _showing(session), interruptible(options.progress) as session.interrupt:
             session.start()
             train, batches, add, show = joint.step, options.batches, session.window.add, session.show.step
             on_step, latest, interrupt = options.on.get("step", ()), session.latest, session.interrupt
@@ -132,8 +134,8 @@ def fit(
                     run.report = report
                     run.step += 1
                     add(report)
-                    for function in on_step:
-                        function(run)
+                    if on_step:
+                        session.call("step")
                     show(run.step, run.epoch, latest)
                     if run.step % log_every == 0:
                         session.log()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, final
 
+import torch
+
 from cograd.errors import UnknownValueError, unknown
 
 
@@ -116,9 +118,15 @@ class History(Mapping[str, Series]):
         return "\n".join(lines)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, in plain numbers and containers."""
+        """Everything, in plain tensors, numbers and containers: a list of numbers would be saved one by one."""
         return {
-            "series": {name: {"steps": list(s.steps), "values": list(s.values)} for name, s in self._series.items()},
+            "series": {
+                name: {
+                    "steps": torch.tensor(s.steps, dtype=torch.int64),
+                    "values": torch.tensor(s.values, dtype=torch.float64),
+                }
+                for name, s in self._series.items()
+            },
             "stopped_by": self.stopped_by,
             "best": None if self.best is None else [self.best.metric, self.best.value, self.best.step],
             "steps": self.steps,
@@ -127,7 +135,7 @@ class History(Mapping[str, Series]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what ``state`` was taken of."""
-        self._series = {name: Series(list(s["steps"]), list(s["values"])) for name, s in state["series"].items()}
+        self._series = {name: Series(s["steps"].tolist(), s["values"].tolist()) for name, s in state["series"].items()}
         self.stopped_by = state["stopped_by"]
         self.best = None if state["best"] is None else Best(*state["best"])
         self.steps, self.epochs = state["steps"], state["epochs"]

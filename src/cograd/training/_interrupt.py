@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, final
@@ -16,13 +17,41 @@ _NONE = object()
 @final
 @dataclass(slots=True)
 class Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed, and whether once more."""
 
     asked: bool = False
+    insisted: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Noting:
+    """Handles Ctrl-C for one ``fit``, and for that in whose callback it runs."""
+
+    interrupt: Interrupt
+    previous: Any
+    say: bool
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.interrupt.asked:
+            self.ask()
+            if self.say:
+                with suppress(OSError):  # nobody reads it; print is not safe in the middle of another print
+                    os.write(2, b"\nfinishing this step and saving; Ctrl-C again stops at once\n")
+            return
+        self.interrupt.insisted = True
+        if not callable(self.previous):
+            raise KeyboardInterrupt
+        self.previous(number, frame)
+
+    def ask(self) -> None:
+        self.interrupt.asked = True
+        if isinstance(self.previous, _Noting):
+            self.previous.ask()
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(say: bool = False) -> Iterator[Interrupt]:
     """Take note of the first Ctrl-C and leave the second to whoever had it before.
 
     Signals arrive in the main thread only, so elsewhere nothing is caught. A process that ignores
@@ -33,16 +62,7 @@ def interruptible() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
         yield interrupt
         return
-
-    def take_note(number: int, frame: FrameType | None) -> None:
-        if not interrupt.asked:
-            interrupt.asked = True
-        elif callable(previous):
-            previous(number, frame)
-        else:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, take_note)
+    signal.signal(signal.SIGINT, _Noting(interrupt, previous, say))
     try:
         yield interrupt
     finally:

@@ -67,6 +67,15 @@ def progress(enabled: bool, total_steps: int | None, epochs: int | None, done: i
         bar.finish()
 
 
+def say(enabled: bool, text: str) -> None:
+    """One line, where there is no run to show."""
+    if enabled:
+        from rich.console import Console
+
+        screen = Console(markup=False, highlight=False, emoji=False, force_jupyter=False)
+        screen.print(_legible(text, screen), soft_wrap=True)
+
+
 def _can_be_redrawn(screen: Console) -> bool:
     if "FORCE_COLOR" in os.environ and not screen.file.isatty():  # asks for colours in a log, not for a bar
         return False

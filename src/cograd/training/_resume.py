@@ -17,7 +17,7 @@ def resumed(session: Session) -> bool:
     """Load what there is to continue, if anything is.
 
     Returns:
-        Whether the run was finished, and is so under what is asked for now.
+        Whether the run was finished, and is so under what is asked for now; or has gone beyond it.
 
     Raises:
         TrainingError: what is there does not go with ``resume``.
@@ -36,8 +36,10 @@ def resumed(session: Session) -> bool:
         return False
     state, path = found
     load(session, state, path, own=own is not None)
+    session.origin = path
     if session.finished is None:
-        return False
+        run.history.stopped_by = run.stopped_by = _beyond(session)
+        return run.stopped_by is not None
     was, session.finished = session.finished, None
     if not still_over(session, state):
         session.limits()
@@ -46,6 +48,17 @@ def resumed(session: Session) -> bool:
             return False
     session.finished, run.stopped_by = was, run.history.stopped_by
     return True
+
+
+def _beyond(session: Session) -> str | None:
+    """In words, if more is done than is asked for: then there is no end to be written."""
+    run, options = session.run, session.options
+    if options.steps is not None and run.step > options.steps:
+        return f"{run.step} steps done, {options.steps} asked for"
+    if options.epochs is not None and (run.epoch, run.step) > (options.epochs, session.epoch_began):
+        asked = f"{options.epochs} epoch{'s' * (options.epochs > 1)} asked for"
+        return f"{run.epoch} epoch{'s' * (run.epoch > 1)} and {run.step} steps done, {asked}"
+    return None
 
 
 def check_logs(session: Session) -> None:

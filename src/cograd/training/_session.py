@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, final
 
 from cograd._joint import Joint
@@ -63,6 +64,7 @@ class Session:
         self.improved = False
         self.epoch_began = 0
         self.interrupt = Interrupt()
+        self.origin: Path | None = None  # the checkpoint that this call has begun with
         self.show: Show
         self.timed = self.stop is not None or bool(self.freeze)
         self.validated = -1
@@ -77,8 +79,19 @@ class Session:
 
     def call(self, event: str) -> None:
         """Call the functions of the user."""
-        for function in self.options.on.get(event, ()):
-            function(self.run)
+        functions = self.options.on.get(event)
+        if not functions:
+            return
+        try:
+            for function in functions:
+                function(self.run)
+        except KeyboardInterrupt:  # of a fit in the callback, which was interrupted together with this one
+            if not self.interrupt.asked or self.interrupt.insisted:
+                raise
+        except Exception as error:
+            error.add_note(f"This was in a callback of {event!r}, {self._where()}.")
+            raise
+        self._all_frozen()
 
     def latest(self) -> dict[str, float]:
         """What the last step reported, as numbers."""
@@ -108,7 +121,10 @@ class Session:
             self._end("limit", f"{epochs} epoch{'s' * (epochs > 1)} done")
         if steps is not None and run.step >= steps:
             self._end("limit", f"{steps} step{'s' * (steps > 1)} done")
-        if self.options.freeze and not any(_trainable(run.joint)):
+        self._all_frozen()
+
+    def _all_frozen(self) -> None:
+        if not any(_trainable(self.run.joint)):
             self._end("limit", "every model is frozen")
 
     def blame(self, error: Exception, batch: Any) -> None:
@@ -142,7 +158,11 @@ class Session:
         """Look at other data."""
         if self.options.measure is None:
             return
-        values = validate(self.options.measure, self.run.joint, self.options.device)
+        try:
+            values = validate(self.options.measure, self.run.joint, self.options.device)
+        except Exception as error:
+            error.add_note(f"This was in the validation {self._where()}.")
+            raise
         self.validated = self.run.step
         self._check_names(values, "val")
         self._rank(values)
@@ -167,6 +187,8 @@ class Session:
     def start(self) -> None:
         """Before the first step of this call."""
         run = self.run
+        if self.origin is not None:
+            self.show.note(f"continuing from step {run.step} ({self.origin.name})")
         for name in run.joint.frozen:
             self.freeze.pop(name, None)
         with kept_world() if run.step else nullcontext():
@@ -192,9 +214,10 @@ class Session:
                 self.validate()
             self.finished = self.finished or "callback"
             run.history.stopped_by = run.stopped_by
+        self.save()
+        if run.stopped_by is not None:
             self.call("finish")
             self.show.note(f"finished: {run.stopped_by}")
-        self.save()
         if self.interrupt.asked:
             path = run.checkpoint
             kept = f"the same command continues from {path}" if path else "nothing is saved, for there is no run_dir"
@@ -246,7 +269,7 @@ class Session:
         return why
 
     def _where(self) -> str:
-        return f"after step {self.run.step}, in epoch {self.run.epoch + 1}"
+        return f"after step {self.run.step}; epochs completed: {self.run.epoch}"
 
     def _end(self, kind: str, why: str) -> None:
         if self.run.stopped_by is None:
