@@ -342,10 +342,13 @@ class Joint:
         for name, schedule in self._schedules.items():
             if not schedule.each_epoch:
                 try:
-                    schedule.advance()
-                except Exception as error:
-                    failures.append(PartialStepError(f"the scheduler of optimizer {name!r}", [name], error, after=True))
-                    failures[-1].__cause__ = error
+                    try:
+                        schedule.advance()
+                    except Exception as error:
+                        what = f"the scheduler of optimizer {name!r}"
+                        raise PartialStepError(what, [name], error, after=True) from error
+                except PartialStepError as failure:
+                    failures.append(failure)
         return failures
 
     def _updated(self, report: Report) -> None:
