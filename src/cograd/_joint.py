@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cograd._accumulation import parse_counts
-from cograd._balance import check_engine
 from cograd._clip import Clips, parse_clips
+from cograd._declared import check_closures, check_gramian, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy, build_followers
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, eval_mode, trainable
-from cograd._optimizers import Optimizers, build_optimizers, check_ownership, members
+from cograd._optimizers import Optimizers, build_optimizers, check_ownership
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._precision import Fp16, Precision
@@ -32,16 +32,13 @@ from cograd.errors import (
     GradModeError,
     LossError,
     ModelError,
-    OptimizerError,
     PartialStepError,
     PhaseError,
     RouteError,
-    WeightingError,
-    quoted,
     unknown,
 )
-from cograd.gramian import At, Engine
-from cograd.weighting import Stateful, Weighting
+from cograd.gramian import Engine
+from cograd.weighting import Weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +186,13 @@ class Joint:
         self.models = Models(self._modules)
         self.optimizers: dict[str, Optimizer] = build_optimizers(optimizers, self._modules)
         check_ownership(self._modules, self.optimizers)
-        self.phases = _phases(phases, self._modules)
+        self.phases = parse_phases(phases, self._modules)
         self.steps = 0
         self.updates = dict.fromkeys(self._modules, 0)
 
         chosen = [weighting if phase.weighting is None else phase.weighting for phase in self.phases]
-        rules = [Weights(weights, _own(rule, refresh)) for rule in chosen]
-        _check_gramian(gramian, refresh, watch, any(rule.shares for rule in rules), self._modules)
+        rules = [Weights(weights, own_rule(rule, refresh)) for rule in chosen]
+        check_gramian(gramian, refresh, watch, any(rule.shares for rule in rules), self._modules)
         mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
         mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
         mentions += [mention for rule in rules for mention in rule.mentions()]
@@ -219,8 +216,8 @@ class Joint:
         for phase, rule in zip(self.phases, rules, strict=True):
             expectations.append(Expectations(self._setup, phase, expectations))
             self._updates.append(Update(self._setup, phase, rule, expectations[-1]))
-        _check_routes(routes, self.phases)
-        _check_closures(self._updates)
+        check_routes(routes, self.phases)
+        check_closures(self._updates)
         self._schedules = build_schedules(schedulers, self.optimizers)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
@@ -342,11 +339,7 @@ class Joint:
         for name, schedule in self._schedules.items():
             if not schedule.each_epoch:
                 try:
-                    try:
-                        schedule.advance()
-                    except Exception as error:
-                        what = f"the scheduler of optimizer {name!r}"
-                        raise PartialStepError(what, [name], error, after=True) from error
+                    schedule.advance(name)
                 except PartialStepError as failure:
                     failures.append(failure)
         return failures
@@ -450,7 +443,7 @@ class Joint:
         self.flush()
         for name, schedule in self._schedules.items():
             if schedule.each_epoch:
-                schedule.advance(watched.get(name))
+                schedule.advance(name, watched.get(name))
         for update in self._updates:
             if update.weights.balance is not None:
                 update.weights.balance.end_epoch()
@@ -499,102 +492,3 @@ def _warn_of_processes() -> bool:
         stacklevel=3,
     )
     return True
-
-
-def _own(rule: Any, refresh: int) -> Stateful | None:
-    """The rule with a state for one phase. Only Gramians can be refreshed less often."""
-    balance = None if rule is None else Stateful(rule)
-    return Stateful(rule, refresh) if balance and balance.shares else balance
-
-
-def _check_gramian(
-    gramian: Engine | None, refresh: int, watch: int, shares: bool, models: Mapping[str, nn.Module]
-) -> None:
-    for name, value, least in (("refresh", refresh, 1), ("watch", watch, 0)):
-        if not isinstance(value, int) or value < least:
-            raise WeightingError(f"{name} must be a whole number of at least {least}; found {value!r}.")
-    if refresh > 1 and not shares:
-        raise WeightingError(
-            f"refresh={refresh} spares Gramians, but no rule needs them. Leave it out, or choose such a rule."
-        )
-    check_engine(gramian, shares or watch > 0)
-    if isinstance(gramian, At):
-        if not isinstance(gramian.where, str):
-            raise WeightingError('In a Joint, At takes the name of a model: cograd.gramian.At("encoder").')
-        if gramian.where not in models:
-            raise WeightingError(f"At({gramian.where!r}) names no model. {unknown('models', gramian.where, models)}")
-
-
-def _phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Module]) -> tuple[Phase, ...]:
-    trained = [name for name, model in models.items() if trainable(model)]
-    if phases is None:
-        if not trained:
-            raise PhaseError(f"None of the models {quoted(models)} has a parameter that requires grad.")
-        return (Phase(trained),)
-    chosen = tuple(phases) if isinstance(phases, Iterable) else (phases,)
-    for phase in chosen:
-        if not isinstance(phase, Phase):
-            raise PhaseError(f"phases holds Phase objects, or what alternate() and together() return; found {phase!r}.")
-        for name in phase.models:
-            if name not in models:
-                raise PhaseError(f"The phase '{phase}' names model {name!r}. {unknown('models', name, models)}")
-            if name not in trained:
-                raise PhaseError(f"The phase '{phase}' updates {name!r}, which has no parameter that requires grad.")
-    idle = [name for name in trained if not any(name in phase.models for phase in chosen)]
-    if idle:
-        raise PhaseError(
-            f"No phase updates {quoted(idle)}. Give each a phase, or freeze it: model.requires_grad_(False)."
-        )
-    return chosen
-
-
-def _check_routes(routes: Mapping[str, Iterable[str]], phases: Iterable[Phase]) -> None:
-    """Every declared loss trains a model that some phase updates."""
-    updated = {model for phase in phases for model in phase.models}
-    for loss, models in routes.items():
-        if not updated.intersection(models):
-            raise RouteError(
-                f"trains[{loss!r}] names {quoted(models)}, which no phase updates (or has no parameter that requires "
-                "grad), so the loss would train nothing. Add a phase, unfreeze the model, or take the loss out."
-            )
-
-
-def _check_closures(updates: Iterable[Update]) -> None:
-    """An optimizer that evaluates the loss itself must have one phase for itself alone."""
-    updates = list(updates)
-    for update in updates:
-        if update.closure is None:
-            continue
-        name = update.closure
-        if update.weights.balance is not None and "jacobian" in update.weights.balance.rule.needs:
-            raise WeightingError(
-                f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
-                f"rule {update.weights.name} gives a direction, not weights. Choose another optimizer, or another rule."
-            )
-        optimizer, own = update.optimizers[name]
-        setup = update.setup
-        several = [model for model in update.trained if setup.accumulate[model] > 1]
-        clipped = [model for names in setup.clips for model in names if model in update.trained]
-        for what, there in (
-            ("precision='fp16'", setup.precision.scaling),
-            (f"accumulate for {quoted(several)}", several),
-            (f"clip for {quoted(clipped)}", clipped),
-        ):
-            if there:
-                raise OptimizerError(
-                    f"optimizer {name!r} evaluates the losses itself and compares their values along the way, which "
-                    f"cannot be done with {what}. Leave that out, or choose another optimizer."
-                )
-        if len(update.optimizers) > 1:
-            others = quoted(n for n in update.optimizers if n != name)
-            raise OptimizerError(
-                f"optimizer {name!r} evaluates the losses itself, several times a step, so it cannot share the phase "
-                f"'{update.phase}' with {others}. Give each a phase of its own: cograd.alternate(...)."
-            )
-        if len(own) != len([p for p in members(optimizer) if p.requires_grad]) or any(
-            u is not update and name in u.optimizers for u in updates
-        ):
-            raise OptimizerError(
-                f"optimizer {name!r} evaluates the losses itself and keeps one state for all of its parameters, so the "
-                f"phase '{update.phase}' must update all of its models, and no other phase any of them."
-            )

@@ -11,7 +11,7 @@ from typing import Any, final
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cograd.errors import OptimizerError, quoted, report, unknown
+from cograd.errors import OptimizerError, PartialStepError, quoted, report, unknown
 
 Scheduler = LRScheduler | Callable[[Optimizer], LRScheduler]
 
@@ -53,11 +53,25 @@ class Schedule:
         """The optimizer has stepped."""
         self._stepped = True
 
-    def advance(self, value: float | None = None) -> None:
-        """A batch, or an epoch, is over."""
-        if self._stepped:
-            self._stepped = False
+    def advance(self, optimizer: str, value: float | None = None) -> None:
+        """A batch, or an epoch, is over.
+
+        Args:
+            optimizer: the name of the one that it schedules.
+            value: the number that it looks at.
+
+        Raises:
+            PartialStepError: the scheduler failed, after the step of its optimizer.
+        """
+        if not self._stepped:
+            return
+        self._stepped = False
+        try:
             self.scheduler.step(*(() if value is None else (value,)))
+        except Exception as error:
+            raise PartialStepError(
+                f"the scheduler of optimizer {optimizer!r}", [optimizer], error, after=True
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's scheduler saves, and whether the optimizer has stepped since it advanced."""

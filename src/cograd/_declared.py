@@ -1,0 +1,138 @@
+"""Does what was declared to a Joint hold together: phases, routes, rules, optimizers that evaluate the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from cograd._balance import check_engine
+from cograd._models import trainable
+from cograd._optimizers import members
+from cograd._phase import Phase
+from cograd._update import Update
+from cograd.errors import OptimizerError, PhaseError, RouteError, WeightingError, quoted, unknown
+from cograd.gramian import At, Engine
+from cograd.weighting import Stateful
+
+
+def own_rule(rule: Any, refresh: int) -> Stateful | None:
+    """The rule with a state for one phase. Only Gramians can be refreshed less often.
+
+    Raises:
+        WeightingError: it is no rule.
+    """
+    balance = None if rule is None else Stateful(rule)
+    return Stateful(rule, refresh) if balance and balance.shares else balance
+
+
+def check_gramian(
+    gramian: Engine | None, refresh: int, watch: int, shares: bool, models: Mapping[str, nn.Module]
+) -> None:
+    """How gradients are to be compared, and how often, is said only where it is needed.
+
+    Raises:
+        WeightingError: a number is out of range, or an option has nothing to act on.
+    """
+    for name, value, least in (("refresh", refresh, 1), ("watch", watch, 0)):
+        if not isinstance(value, int) or value < least:
+            raise WeightingError(f"{name} must be a whole number of at least {least}; found {value!r}.")
+    if refresh > 1 and not shares:
+        raise WeightingError(
+            f"refresh={refresh} spares Gramians, but no rule needs them. Leave it out, or choose such a rule."
+        )
+    check_engine(gramian, shares or watch > 0)
+    if isinstance(gramian, At):
+        if not isinstance(gramian.where, str):
+            raise WeightingError('In a Joint, At takes the name of a model: cograd.gramian.At("encoder").')
+        if gramian.where not in models:
+            raise WeightingError(f"At({gramian.where!r}) names no model. {unknown('models', gramian.where, models)}")
+
+
+def parse_phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn.Module]) -> tuple[Phase, ...]:
+    """The phases in order; by default one that updates every model that can be trained.
+
+    Raises:
+        PhaseError: a phase names a model that does not exist or cannot be trained, or a model has no phase.
+    """
+    trained = [name for name, model in models.items() if trainable(model)]
+    if phases is None:
+        if not trained:
+            raise PhaseError(f"None of the models {quoted(models)} has a parameter that requires grad.")
+        return (Phase(trained),)
+    chosen = tuple(phases) if isinstance(phases, Iterable) else (phases,)
+    for phase in chosen:
+        if not isinstance(phase, Phase):
+            raise PhaseError(f"phases holds Phase objects, or what alternate() and together() return; found {phase!r}.")
+        for name in phase.models:
+            if name not in models:
+                raise PhaseError(f"The phase '{phase}' names model {name!r}. {unknown('models', name, models)}")
+            if name not in trained:
+                raise PhaseError(f"The phase '{phase}' updates {name!r}, which has no parameter that requires grad.")
+    idle = [name for name in trained if not any(name in phase.models for phase in chosen)]
+    if idle:
+        raise PhaseError(
+            f"No phase updates {quoted(idle)}. Give each a phase, or freeze it: model.requires_grad_(False)."
+        )
+    return chosen
+
+
+def check_routes(routes: Mapping[str, Iterable[str]], phases: Iterable[Phase]) -> None:
+    """Every declared loss trains a model that some phase updates.
+
+    Raises:
+        RouteError: one trains none.
+    """
+    updated = {model for phase in phases for model in phase.models}
+    for loss, models in routes.items():
+        if not updated.intersection(models):
+            raise RouteError(
+                f"trains[{loss!r}] names {quoted(models)}, which no phase updates (or has no parameter that requires "
+                "grad), so the loss would train nothing. Add a phase, unfreeze the model, or take the loss out."
+            )
+
+
+def check_closures(updates: Iterable[Update]) -> None:
+    """An optimizer that evaluates the losses itself must have one phase for itself alone.
+
+    Raises:
+        OptimizerError, WeightingError: it has not, or the phase has options or a rule that it cannot take.
+    """
+    updates = list(updates)
+    for update in updates:
+        if update.closure is None:
+            continue
+        name = update.closure
+        if update.weights.balance is not None and "jacobian" in update.weights.balance.rule.needs:
+            raise WeightingError(
+                f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
+                f"rule {update.weights.name} gives a direction, not weights. Choose another optimizer, or another rule."
+            )
+        optimizer, own = update.optimizers[name]
+        setup = update.setup
+        several = [model for model in update.trained if setup.accumulate[model] > 1]
+        clipped = [model for names in setup.clips for model in names if model in update.trained]
+        for what, there in (
+            ("precision='fp16'", setup.precision.scaling),
+            (f"accumulate for {quoted(several)}", several),
+            (f"clip for {quoted(clipped)}", clipped),
+        ):
+            if there:
+                raise OptimizerError(
+                    f"optimizer {name!r} evaluates the losses itself and compares their values along the way, which "
+                    f"cannot be done with {what}. Leave that out, or choose another optimizer."
+                )
+        if len(update.optimizers) > 1:
+            others = quoted(n for n in update.optimizers if n != name)
+            raise OptimizerError(
+                f"optimizer {name!r} evaluates the losses itself, several times a step, so it cannot share the phase "
+                f"'{update.phase}' with {others}. Give each a phase of its own: cograd.alternate(...)."
+            )
+        if len(own) != len([p for p in members(optimizer) if p.requires_grad]) or any(
+            u is not update and name in u.optimizers for u in updates
+        ):
+            raise OptimizerError(
+                f"optimizer {name!r} evaluates the losses itself and keeps one state for all of its parameters, so the "
+                f"phase '{update.phase}' must update all of its models, and no other phase any of them."
+            )
