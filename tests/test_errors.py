@@ -389,6 +389,9 @@ def test_a_bad_declaration_is_refused_and_leaves_the_parts_usable(case, same):
         ),
         (lambda: alternate("gen", repeat={"disc": 5}), ["alternate(repeat=...) names 'disc'", "Known turns: 'gen'"]),
         (lambda: alternate("gen", every=5), ["alternate(every=...)", "found 5"]),
+        (lambda: Phase("gen", offset=-1), ["Phase('gen'): offset must be a whole number of at least 0; found -1"]),
+        (lambda: Phase("gen", offset=1.0), ["offset", "found 1.0"]),
+        (lambda: alternate("gen", offset={"dics": 0}), ["alternate(offset=...) names 'dics'"]),
         (lambda: alternate("gen", every={"gen": 0}), ["Phase('gen'): every", "found 0"]),
     ],
 )

@@ -51,6 +51,17 @@ def test_every_runs_on_the_nth_batches():
     assert (joint.steps, joint.updates) == (7, {"a": 7, "b": 2})
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2, 5])
+def test_offset_counts_the_batches_before_the_first_run(offset):
+    joint = pair(phases=alternate("a", "b", every={"b": 3}, offset={"b": offset}))
+    assert [("b",) in models for models in ran(joint, 12)] == [i in range(offset, 12, 3) for i in range(12)]
+
+
+def test_a_run_of_offset_zero_is_that_of_a_loop_which_counts_from_zero():
+    joint = pair(phases=[Phase("a"), Phase("b", every=2, offset=0, start=1, stop=6)])
+    assert [("b",) in models for models in ran(joint, 8)] == [step % 2 == 0 and 1 <= step < 6 for step in range(8)]
+
+
 def test_repeat_runs_on_the_same_batch_with_new_losses():
     joint = pair(phases=alternate("a", "b", repeat={"a": 3}))
     report = joint.step(None)
@@ -622,6 +633,9 @@ def test_a_phase_as_text():
     text = str(Phase(("a", "b"), every=2, repeat=3, start=1, stop=9))
     assert text == "update a, b, every 2 batches, 3 times a batch, in steps 1 to 8"
     assert str(Phase("a", start=5)) == "update a, in steps 5 to the end"
+    assert str(Phase("a", every=5, offset=0)) == "update a, every 5 batches, from the first"
+    assert str(Phase("a", every=5, offset=2)) == "update a, every 5 batches, from batch 3"
+    assert str(Phase("a", every=5, offset=4)) == str(Phase("a", every=5))
 
 
 def test_parameter_groups_added_later_are_trained():

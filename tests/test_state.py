@@ -359,6 +359,10 @@ MISFITS = {
         {"phases": lambda *names: [Phase(names, every=2)]},
         ["The phases are 'update net, head'; the state has 'update net, head, every 2 batches'"],
     ),
+    "another offset": (
+        {"phases": lambda *names: [Phase(names, offset=1)]},
+        ["The phases are 'update net, head'; the state has 'update net, head, from batch 2'"],
+    ),
     "another weighting": (
         {"weighting": RunningStd()},
         ["The weighting of the phase 'update net, head' is None; the state has RunningStd"],

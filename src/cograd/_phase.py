@@ -19,6 +19,8 @@ class Phase:
     Args:
         models: a name, or several.
         every: run on each ``every``-th batch: 5 means batches 5, 10, 15, ...
+        offset: the batches before the first run: ``every=5, offset=0`` means batches 1, 6, 11, ..., as
+            ``if step % 5 == 0`` does where steps count from 0; None for ``every - 1``.
         repeat: run so often on the same batch, evaluating the losses anew each time.
         start: the first step (batches seen before) in which it runs.
         stop: the step from which on it no longer runs; None for never.
@@ -31,6 +33,8 @@ class Phase:
     >>> critic = Phase("critic", repeat=3)
     >>> [step for step in range(12) if Phase("gen", every=5).due(step)]
     [4, 9]
+    >>> [step for step in range(12) if Phase("gen", every=5, offset=0).due(step)]
+    [0, 5, 10]
     """
 
     models: str | Iterable[str]
@@ -40,6 +44,7 @@ class Phase:
     stop: int | None = None
     losses: str | Iterable[str] | None = None
     weighting: Weighting | None = None
+    offset: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -51,9 +56,9 @@ class Phase:
             if not getattr(self, field):
                 problems.append(f"{field} must name {rule}; found {value!r}.")
         first = self.start if isinstance(self.start, int) else 0
-        for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", first + 1)):
+        for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", first + 1), ("offset", 0)):
             value = getattr(self, field)
-            if value is None and field == "stop":
+            if value is None and field in ("stop", "offset"):
                 continue
             if not isinstance(value, int) or value < least:
                 problems.append(f"{field} must be a whole number of at least {least}; found {value!r}.")
@@ -62,7 +67,9 @@ class Phase:
 
     def due(self, step: int) -> bool:
         """Does it run when ``step`` batches have been seen before?"""
-        return (step + 1) % self.every == 0 and self.start <= step and (self.stop is None or step < self.stop)
+        first = self.every - 1 if self.offset is None else self.offset
+        due = step >= first and (step - first) % self.every == 0
+        return due and self.start <= step and (self.stop is None or step < self.stop)
 
     def _call(self) -> str:
         return f"Phase({', '.join(map(repr, self.models))})"
@@ -73,6 +80,8 @@ class Phase:
             words.append(f"by {', '.join(self.losses)}")
         if self.every > 1:
             words.append(f"every {self.every} batches")
+        if self.offset not in (None, self.every - 1):
+            words.append(f"from batch {self.offset + 1}" if self.offset else "from the first")
         if self.repeat > 1:
             words.append(f"{self.repeat} times a batch")
         if self.start or self.stop is not None:
@@ -81,7 +90,10 @@ class Phase:
 
 
 def alternate(
-    *models: str | Iterable[str], every: Mapping[str, int] | None = None, repeat: Mapping[str, int] | None = None
+    *models: str | Iterable[str],
+    every: Mapping[str, int] | None = None,
+    repeat: Mapping[str, int] | None = None,
+    offset: Mapping[str, int] | None = None,
 ) -> list[Phase]:
     """One phase per argument, in turn. Each re-evaluates the losses, so it sees the updates before it.
 
@@ -89,16 +101,17 @@ def alternate(
         models: names, or tuples of names that are updated together.
         every: model -> run its phase only on each n-th batch.
         repeat: model -> run its phase n times a batch.
+        offset: model -> the batches before the first run of its phase.
 
     Raises:
-        PhaseError: a turn is no name, or ``every`` or ``repeat`` names a model that is not among ``models``.
+        PhaseError: a turn is no name, or an option names a model that is not among ``models``.
 
     >>> [str(phase) for phase in alternate("critic", "gen", every={"gen": 5})]
     ['update critic', 'update gen, every 5 batches']
     """
     turns = [tuple(Phase(turn).models) for turn in models]
     options: list[dict[str, Any]] = [{} for _ in turns]
-    for key, values in (("every", every), ("repeat", repeat)):
+    for key, values in (("every", every), ("repeat", repeat), ("offset", offset)):
         if not isinstance(values, Mapping | None):
             raise PhaseError(f"alternate({key}=...) maps models to numbers, as in {{'gen': 5}}; found {values!r}.")
         for name, value in (values or {}).items():
