@@ -206,7 +206,7 @@ DECLARATIONS = {
     "losses is no function": (
         {"losses": {"gen": 1}},
         LossError,
-        ["losses must be a function losses(models, batch)", "dict"],
+        ["losses must be a function losses(models, batch)", "{'gen': 1}"],
     ),
     "check is unknown": ({"check": "never"}, LossError, ["check must be 'now', 'late' or 'off'", "'never'"]),
     "trains names an unknown model": (

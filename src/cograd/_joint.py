@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cograd._accumulation import parse_counts
+from cograd._arity import misfit
 from cograd._clip import Clips, parse_clips
 from cograd._declared import check_closures, check_gramian, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
@@ -173,8 +174,8 @@ class Joint:
         precision: str | Fp16 | None = None,
     ) -> None:
         check_models(models)
-        if not callable(losses):
-            raise LossError(f"losses must be a function losses(models, batch); found {type(losses).__name__}.")
+        if problem := misfit("losses", losses, "models", "batch"):
+            raise LossError(problem)
         if check not in ("now", "late", "off"):
             raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
         routes = parse_trains(trains, models.keys())

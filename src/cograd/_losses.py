@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cograd._arity import misfit
 from cograd.errors import LossError
 
 LossLike = Tensor | Callable[[], Tensor | None] | None
@@ -35,7 +36,7 @@ def evaluate(name: str, loss: Any) -> Tensor | None:
         LossError: it is not a scalar of floating type.
     """
     if callable(loss) and not isinstance(loss, Tensor):
-        loss = loss()
+        loss = _called(name, loss)
     if loss is None:
         return None
     if not isinstance(loss, Tensor):
@@ -53,6 +54,15 @@ def evaluate(name: str, loss: Any) -> Tensor | None:
         )
     scalar: Tensor = loss.reshape(()) if loss.dim() else loss
     return scalar
+
+
+def _called(name: str, loss: Callable[[], Any]) -> Any:
+    try:
+        return loss()
+    except TypeError as error:
+        if problem := misfit(f"loss {name!r}", loss):
+            raise LossError(problem) from error
+        raise
 
 
 def no_graph(name: str, loss: Tensor) -> LossError:

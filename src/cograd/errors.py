@@ -36,6 +36,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from inspect import isroutine
+
+from torch import Tensor, nn
+
+_WIDTH = 100  # of a value that is shown
 
 
 class CogradError(Exception):
@@ -190,9 +195,33 @@ class RecipeError(CogradError, ValueError):
     """There is no recipe of that name."""
 
 
-def quoted(names: Iterable[str]) -> str:
+def shown(value: object) -> str:
+    """What was found, on one short line, whatever it is: never fails, and waits for no GPU.
+
+    >>> shown("trunk"), shown(torch.zeros(2, 3)), shown(nn.Linear), shown(print)
+    ("'trunk'", 'a float32 tensor of shape (2, 3)', 'the class Linear', 'the function print')
+    """
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, nn.Module):
+        return f"the module {kind.__name__}"
+    if isroutine(value):
+        return f"the function {value.__name__}"
+    if kind.__repr__ is object.__repr__ or hasattr(value, "__next__"):
+        return f"an object of type {kind.__name__}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr may do anything, and the message matters more
+        return f"an object of type {kind.__name__}, whose repr fails"
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}... of type {kind.__name__}"
+
+
+def quoted(names: Iterable[object]) -> str:
     """``'a', 'b'`` for a message; ``none`` if there are no names."""
-    return ", ".join(repr(name) for name in names) or "none"
+    return ", ".join(shown(name) for name in names) or "none"
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cograd._arity import misfit
 from cograd._joint import Joint
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, trainable
@@ -26,8 +27,8 @@ Followed = tuple[dict[str, set[int]], Callable[[str, Sequence[Tensor]], list[Cut
 def of_function(losses: Any, batch: Any, models: Mapping[str, nn.Module], trains: Trains | None) -> list[Part]:
     """The one part of a losses function."""
     check_models(models)
-    if not callable(losses):
-        raise LossError(f"losses must be a function losses(models, batch); found {type(losses).__name__}.")
+    if problem := misfit("losses", losses, "models", "batch"):
+        raise LossError(problem)
     routes = parse_trains(trains, models.keys())
     own = {name: ps for name, model in models.items() if (ps := trainable(model))}
     with untouched(models.values()):
