@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,7 +17,7 @@ from cograd._phase import Phase
 from cograd._plan import unreached
 from cograd._precision import Precision
 from cograd._routes import Mention, check_mentions
-from cograd.errors import ModelError, PhaseError, UnreachedError, quoted
+from cograd.errors import LossError, ModelError, PhaseError, UnreachedError, quoted
 from cograd.gramian import Engine
 
 LossesFunction = Callable[[Any, Any], Losses]
@@ -39,7 +40,29 @@ class Setup:
     accumulate: Mapping[str, int]  # model -> micro-batches per update
     gramian: Engine | None = None
     watch: int = 0  # look at the losses' gradients each so many steps; never if 0
+    prepare: Callable[[Any, Any], Any] | None = None  # makes of a batch what the losses function receives
     returned: set[str] = field(default_factory=set)  # every name that the losses function has returned
+
+    def prepared(self, batch: Any) -> Any:
+        """What every phase of one step receives as its batch.
+
+        Raises:
+            LossError: ``prepare`` returned nothing.
+        """
+        if self.prepare is None:
+            return batch
+        try:
+            with torch.no_grad(), self.precision.autocast():
+                made = self.prepare(self.models, batch)
+        except Exception as error:
+            error.add_note("This was in prepare(models, batch), which runs once before the phases of a step.")
+            raise
+        if made is None:
+            raise LossError(
+                "prepare(models, batch) must return what the losses function receives as its batch; found None. Does "
+                "it lack a return?"
+            )
+        return made
 
 
 class Expectations:

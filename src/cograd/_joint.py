@@ -18,11 +18,12 @@ from cograd._declared import check_closures, check_gramian, check_routes, own_ru
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy, build_followers
 from cograd._losses import check_mapping, evaluate
-from cograd._models import Models, check_models, eval_mode, trainable
+from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers, check_ownership
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._precision import Fp16, Precision
+from cograd._random import random_state, replayed
 from cograd._report import Report, StepReport
 from cograd._routes import Mention, Trains, parse_trains
 from cograd._schedules import Schedulers, build_schedules, look_up
@@ -113,6 +114,9 @@ class Joint:
         followers: name -> ``cograd.EMA("gen")`` or ``cograd.Copy("gen")``: copies that trail behind
             a model, and are among ``models`` for the losses function.
         precision: ``"bf16"``, ``"fp16"`` or ``cograd.Fp16(...)``: evaluate the losses under autocast.
+        prepare: ``prepare(models, batch)`` runs once per step, without gradients, and returns what the
+            losses function receives as its batch in every phase: for noise, sampled labels, and what
+            several phases share. :meth:`evaluate`, :meth:`plan` and ``explain`` do the same.
 
     Raises:
         ModelError, OptimizerError, RouteError, PhaseError, WeightingError, PrecisionError: the
@@ -172,9 +176,12 @@ class Joint:
         schedulers: Schedulers | None = None,
         followers: Mapping[str, EMA | Copy] | None = None,
         precision: str | Fp16 | None = None,
+        prepare: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         check_models(models)
         if problem := misfit("losses", losses, "models", "batch"):
+            raise LossError(problem)
+        if prepare is not None and (problem := misfit("prepare", prepare, "models", "batch")):
             raise LossError(problem)
         if check not in ("now", "late", "off"):
             raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
@@ -211,6 +218,7 @@ class Joint:
             counts | dict.fromkeys(self._followers, 1),
             gramian,
             watch,
+            prepare,
         )
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
@@ -270,7 +278,9 @@ class Joint:
             _warn_of_processes()  # of a group that began after the joint was made
         reports = []
         try:
-            for update in self.updates_now():
+            updates = self.updates_now()
+            batch = self._setup.prepared(batch)
+            for update in updates:
                 if update.phase.due(self.steps):
                     for _ in range(update.phase.repeat):
                         report = update(batch, self.steps)
@@ -371,9 +381,11 @@ class Joint:
         try:
             for p in frozen:
                 p.requires_grad = False
-            with eval_mode(self.models), self._precision.autocast():
-                returned = check_mapping(self._setup.losses(self.models, batch))
-                values = {name: evaluate(name, loss) for name, loss in returned.items()}
+            with eval_mode(self.models):
+                batch = self._setup.prepared(batch)
+                with self._precision.autocast():
+                    returned = check_mapping(self._setup.losses(self.models, batch))
+                    values = {name: evaluate(name, loss) for name, loss in returned.items()}
         finally:
             for p in frozen:
                 p.requires_grad = True
@@ -402,7 +414,11 @@ class Joint:
         if batch is None:
             return StepPlan(tuple((update.phase, update.plan) for update in self._updates))
         _need_grad_mode("plan")
-        return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in self.updates_now()))
+        updates = self.updates_now()
+        everything = [module for model in self._modules.values() for module in model.modules()]
+        with replayed(random_state()), buffers_kept(everything):
+            batch = self._setup.prepared(batch)
+            return StepPlan(tuple((update.phase, update.foresee(batch, self.steps)) for update in updates))
 
     def updates_now(self) -> Sequence[Update]:
         """The phases with the parameters and flags as they are now, but those in which all is frozen."""

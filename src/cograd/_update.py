@@ -159,6 +159,10 @@ class Update:
         else:
             known = error.fact if found and isinstance(error, UnreachedError) else error
             error.args = (f"{known}{found}",)
+        if self.setup.prepare is not None:
+            error.add_note(
+                "What prepare(models, batch) computes has no gradient: what is to train is computed in losses."
+            )
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -46,10 +46,9 @@ def of_function(losses: Any, batch: Any, models: Mapping[str, nn.Module], trains
 def of_joint(joint: Joint, batch: Any) -> list[Part]:
     """A part for each phase, in order, all with the parameters as they are now."""
     with untouched(joint.models[name] for name in joint.models):
-        return [
-            _of_phase(joint, update, batch, f"phase {i}: {update.phase}")
-            for i, update in enumerate(joint.updates_now(), 1)
-        ]
+        updates = joint.updates_now()
+        batch = updates[0].setup.prepared(batch) if updates else batch
+        return [_of_phase(joint, update, batch, f"phase {i}: {update.phase}") for i, update in enumerate(updates, 1)]
 
 
 def _of_phase(joint: Joint, update: Update, batch: Any, title: str) -> Part:

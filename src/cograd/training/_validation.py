@@ -49,7 +49,8 @@ class Validation:
         loader: gives batches anew whenever it is iterated; the same ones each time, if it draws from a
             generator of its own.
         predict: ``predict(models, batch)`` returns what each metric is updated with, such as
-            ``(prediction, target)``; or metric -> such a tuple. Followers are among ``models``.
+            ``(prediction, target)``; or metric -> such a tuple. Followers are among ``models``. ``batch``
+            is what the loader gave: what ``Joint(prepare=...)`` makes of it is for the losses.
         metrics: name -> metric, with ``update``, ``compute`` and ``reset``; moved to the device if it has ``to``.
         losses: evaluate the losses too.
 
