@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cograd._balance import Balanced, balance, check_engine, deposit
 from cograd._losses import LossLike, check_mapping, evaluate, no_graph
-from cograd._models import Statistics, with_buffers
+from cograd._models import Statistics, named_parameters, with_buffers
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
 from cograd._routes import Mention, Trains, check_mentions, parse_trains
@@ -278,7 +278,7 @@ def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
     for name, model in models.items():
         named[name] = {}
         if isinstance(model, nn.Module):
-            named[name] |= model.named_parameters()
+            named[name] |= named_parameters(model)
             continue
         tensors = list(model) if isinstance(model, Iterable) and not isinstance(model, str | Mapping) else []
         if not tensors or not all(isinstance(t, Tensor) and t.is_leaf for t in tensors):

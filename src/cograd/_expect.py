@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from cograd._clip import Clip
 from cograd._losses import Losses
-from cograd._models import Models
+from cograd._models import Models, named_parameters
 from cograd._phase import Phase
 from cograd._plan import unreached
 from cograd._precision import Precision
@@ -138,7 +138,7 @@ class Expectations:
         """
         skipped, some = [], {}
         for model in self.trained:
-            trained = [(key, p) for key, p in self.setup.models[model].named_parameters() if p.requires_grad]
+            trained = [(key, p) for key, p in named_parameters(self.setup.models[model]) if p.requires_grad]
             keys = tuple(key for key, p in trained if p.grad is None)
             if len(keys) == len(trained):
                 self._check_skipped(model, losses)
@@ -164,7 +164,7 @@ class Expectations:
     def check_parameters(self) -> None:
         """The parameters that the models hold now are those that this phase was bound to."""
         for name in self.setup.models:
-            for key, p in self.setup.models[name].named_parameters():
+            for key, p in named_parameters(self.setup.models[name]):
                 if id(p) not in self._known:
                     raise ModelError(
                         f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it "

@@ -71,7 +71,7 @@ def _unfit(name: str, model: nn.Module) -> Iterator[str]:
                 f"models[{name!r}] is wrapped in {kind.__name__}, which synchronises gradients for one backward pass "
                 "over all of its parameters; cograd may need several. Pass the module that it wraps."
             )
-    parameters: Iterable[tuple[str, Any]] = model.named_parameters()
+    parameters: Iterable[tuple[str, Any]] = named_parameters(model)
     for key, parameter in parameters:
         if is_lazy(parameter):
             yield f"{name}.{key} is lazy and has no shape yet. Run one batch through {name!r} first."
@@ -92,7 +92,7 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
             other = owner_of_module.get(id(module))
             if other not in (None, name):
                 inside |= {(name, other), (other, name)}
-                where = f"is {name}.{path}, inside" if path else "is the same module as"
+                where = f"is {name}.{plain_name(path)}, inside" if path else "is the same module as"
                 problems.append(
                     f"models[{other!r}] {where} models[{name!r}], so their parameters cannot be updated apart. "
                     f"Name the parts of {name!r} instead of the whole, or take {other!r} out."
@@ -100,7 +100,7 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
     owner: dict[int, tuple[str, str]] = {}
     shared: dict[tuple[str, str], list[str]] = {}
     for name, model in models.items():
-        for key, parameter in model.named_parameters():
+        for key, parameter in named_parameters(model):
             first, first_key = owner.setdefault(id(parameter), (name, key))
             if first != name and (first, name) not in inside:
                 shared.setdefault((first, name), []).append(f"{first}.{first_key} is {name}.{key}")
@@ -111,6 +111,17 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
             f"Name the shared part as a model of its own and leave it out of {first!r} and {name!r}."
         )
     return problems
+
+
+def plain_name(key: str) -> str:
+    """The name of a part of a model, as it is where nothing is compiled: ``torch.compile`` adds ``_orig_mod``."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod") if "_orig_mod" in key else key
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of ``model`` under their plain names."""
+    for key, parameter in model.named_parameters():
+        yield plain_name(key), parameter
 
 
 def trainable(model: nn.Module) -> list[Tensor]:

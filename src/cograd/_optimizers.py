@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cograd._models import trainable
+from cograd._models import named_parameters, trainable
 from cograd.errors import OptimizerError, report
 
 Optimizers = Mapping[str, Optimizer] | Optimizer | Callable[[list[Tensor]], Optimizer]
@@ -63,7 +63,7 @@ def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Op
     known, problems = {}, []
     for model_name, model in models.items():
         orphans, twice = [], []
-        for key, parameter in model.named_parameters():
+        for key, parameter in named_parameters(model):
             known[id(parameter)] = f"{model_name}.{key}"
             mine = owners.get(id(parameter), [])
             if not mine and parameter.requires_grad:
@@ -85,7 +85,7 @@ def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Op
             twins = [
                 f"{model_name}.{key}"
                 for model_name, model in models.items()
-                for key, parameter in model.named_parameters()
+                for key, parameter in named_parameters(model)
                 if tuple(parameter.shape) == shape and id(parameter) not in owners
             ]
             copy = (

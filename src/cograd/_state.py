@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from cograd._accumulation import Held
 from cograd._expect import Setup
 from cograd._followers import Follower
+from cograd._models import named_parameters, plain_name
+from cograd._optimizer_state import load_optimizer, optimizer_differences, save_optimizer
 from cograd._precision import Precision
 from cograd._schedules import Schedule, check_states
 from cograd._update import Update
 from cograd.errors import StateError, nearest, quoted, report
 
-FORMAT = 2
+FORMAT = 3
 _MOST = 12  # lines of a message
 
 
@@ -34,15 +35,16 @@ class Extras:
 def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any]) -> dict[str, Any]:
     """The state as plain tensors, numbers, strings and containers."""
     models = {name: setup.models[name] for name in setup.models}
+    names = _names(setup)
     return {
         "format": FORMAT,
         **counters,
         "losses": sorted(setup.returned),
-        "models": {name: model.state_dict() for name, model in models.items()},
-        "training": {name: {k: m.training for k, m in model.named_modules()} for name, model in models.items()},
-        "requires_grad": {name: {k: p.requires_grad for k, p in m.named_parameters()} for name, m in models.items()},
+        "models": {name: _plain_state(model) for name, model in models.items()},
+        "training": {name: {plain_name(k): m.training for k, m in o.named_modules()} for name, o in models.items()},
+        "requires_grad": {name: {k: p.requires_grad for k, p in named_parameters(m)} for name, m in models.items()},
         "kinds": {name: type(optimizer).__name__ for name, optimizer in setup.optimizers.items()},
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in setup.optimizers.items()},
+        "optimizers": {name: save_optimizer(optimizer, names) for name, optimizer in setup.optimizers.items()},
         "phases": [
             {
                 "phase": str(update.phase),
@@ -79,13 +81,14 @@ def load_state(
     setup.returned.update(state["losses"])
     for name, saved in state["models"].items():
         model = setup.models[name]
-        model.load_state_dict(saved)
+        model.load_state_dict(_own_state(model, saved))
         for key, module in model.named_modules():
-            module.training = state["training"][name][key]
-        for key, parameter in model.named_parameters():
+            module.training = state["training"][name][plain_name(key)]
+        for key, parameter in named_parameters(model):
             parameter.requires_grad_(state["requires_grad"][name][key])
+    names = _names(setup)
     for name, saved in state["optimizers"].items():
-        _load_optimizer(setup.optimizers[name], saved)
+        load_optimizer(setup.optimizers[name], names, saved)
     for update, saved in zip(phases, state["phases"], strict=True):
         if update.weights.balance is not None:
             update.weights.balance.load_state_dict(saved["weighting"])
@@ -98,14 +101,34 @@ def load_state(
     extras.precision.load_state_dict(state["precision"])
 
 
+def _names(setup: Setup) -> dict[Tensor, str]:
+    return {p: f"{name}.{key}" for name in setup.models for key, p in named_parameters(setup.models[name])}
+
+
+def _plain_state(model: nn.Module) -> dict[str, Any]:
+    """The state of ``model`` under the names that it has where nothing is compiled."""
+    state = model.state_dict()
+    plain: dict[str, Any] = OrderedDict((plain_name(key), value) for key, value in state.items())
+    vars(plain)["_metadata"] = {plain_name(key): value for key, value in getattr(state, "_metadata", {}).items()}
+    return plain
+
+
+def _own_state(model: nn.Module, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """``plain`` under the names of ``model``, of which parts may be compiled."""
+    versions = getattr(plain, "_metadata", {})
+    own: dict[str, Any] = OrderedDict((key, plain[plain_name(key)]) for key in model.state_dict())
+    vars(own)["_metadata"] = {key: versions.get(plain_name(key), {}) for key, _ in model.named_modules()}
+    return own
+
+
 def _held(model: nn.Module, held: Held) -> dict[str, Any]:
-    keys: dict[Tensor, str] = {p: key for key, p in model.named_parameters()}
+    keys: dict[Tensor, str] = {p: key for key, p in named_parameters(model)}
     sums = {keys[p]: g for p, g in held.sums.items() if p in keys}  # a part may have been taken out of the model
     return {"turns": held.turns, "count": held.count, "sums": sums}
 
 
 def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:
-    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(named_parameters(model))
     sums = {parameters[key]: g.to(parameters[key].device, copy=True) for key, g in saved["sums"].items()}
     return Held(saved["turns"], saved["count"], sums)
 
@@ -132,11 +155,9 @@ def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, An
         if name in state["optimizers"]:
             if mine["kinds"][name] != state["kinds"][name]:
                 yield f"optimizer {name!r} is {mine['kinds'][name]}; the state is of {state['kinds'][name]}."
-            sizes, saved = (
-                [len(group["params"]) for group in s["optimizers"][name]["param_groups"]] for s in (mine, state)
-            )
-            if sizes != saved:
-                yield f"optimizer {name!r} has parameter groups of sizes {sizes}; the state has {saved}."
+            else:
+                own, saved = mine["optimizers"][name], state["optimizers"][name]
+                yield from optimizer_differences(name, own, saved, mine["models"])
     yield from check_states(extras.schedules, state["schedulers"])
     yield from _name_differences("followers", mine["followers"], state["followers"])
     yield from _phase_differences(mine["phases"], state["phases"])
@@ -183,23 +204,3 @@ def _key_differences(name: str, mine: Mapping[str, Any], saved: Mapping[str, Any
     for key in saved:
         if key not in mine:
             yield f"{name}.{key} is in the state, not in the model."
-
-
-def _load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load copies, and in their own dtype: torch casts the state to that of the parameters."""
-    saved = copy.deepcopy(dict(saved))
-    optimizer.load_state_dict(dict(saved))
-    ids = [i for group in saved["param_groups"] for i in group["params"]]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, parameter in zip(ids, parameters, strict=True):
-        for key, value in saved["state"].get(i, {}).items():
-            optimizer.state[parameter][key] = _like(value, optimizer.state[parameter].get(key))
-
-
-def _like(value: Any, loaded: Any) -> Any:
-    """``value`` on the device to which it was loaded."""
-    if isinstance(value, Tensor) and isinstance(loaded, Tensor):
-        return value.to(loaded.device)
-    if isinstance(value, list) and isinstance(loaded, list):
-        return [_like(a, b) for a, b in zip(value, loaded, strict=True)]
-    return value
