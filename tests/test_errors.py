@@ -13,7 +13,7 @@ from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
 import cograd
-from cograd import EMA, Copy, EachEpoch, Fp16, Joint, Phase, alternate
+from cograd import EMA, Copy, EachEpoch, Fp16, Joint, Phase, alternate, errors
 from cograd.errors import (
     CogradError,
     GradModeError,
@@ -148,7 +148,7 @@ DECLARATIONS = {
         ["models maps names to modules", "generator", "read only once"],
     ),
     "models is empty": ({"models": nn.ModuleDict()}, ModelError, ["models maps names to modules", "ModuleDict"]),
-    "models is a list": ({"models": [nn.Linear(1, 1)]}, ModelError, ["models maps names to modules", "list"]),
+    "models is a list": ({"models": [nn.Linear(1, 1)]}, ModelError, ["models maps names to modules", "found [Linear("]),
     "a model is a generator of parameters": (
         {"models": networks() | {"gen": nn.Linear(2, 2).parameters()}},
         ModelError,
@@ -201,7 +201,7 @@ DECLARATIONS = {
     "several model problems": (
         {"models": {"a": nn.Linear(1, 1).parameters(), "b": 3.0, "": nn.Linear(1, 1)}, "optimizers": SGD},
         ModelError,
-        ["3 problems:", "\n  - models['a']", "\n  - models['b']", "float 3.0", "\n  - A model's name"],
+        ["3 problems:", "\n  - models['a']", "\n  - models['b']", "found 3.0", "\n  - A model's name"],
     ),
     "losses is no function": (
         {"losses": {"gen": 1}},
@@ -259,6 +259,21 @@ DECLARATIONS = {
         {"optimizers": wrapped_and_unknown},
         OptimizerError,
         ["2 problems:", "optimizers['gen'] is the wrapper WrappedAdam that lightning", "optimizers['disc'] must be"],
+    ),
+    "a model is a parameter": (
+        {"models": networks() | {"gen": nn.Parameter(torch.ones(1))}},
+        ModelError,
+        ["models['gen'] must be an nn.Module; found a float32 tensor of shape (1,)", "nn.ParameterList([nn.Para"],
+    ),
+    "a model is a list of modules": (
+        {"models": networks() | {"gen": [nn.Linear(4, 3)]}},
+        ModelError,
+        ["models['gen'] must be an nn.Module; found [Linear(", "Make one of them: nn.ModuleList([...])"],
+    ),
+    "a model is a class": (
+        {"models": networks() | {"gen": nn.Tanh}},
+        ModelError,
+        ["models['gen'] must be an nn.Module; found the class Tanh. Make one of it: Tanh(...)"],
     ),
     "optimizers is a name": ({"optimizers": "adam"}, OptimizerError, ["must be a torch.optim.Optimizer", "str"]),
     "factories in a mapping": (
@@ -449,18 +464,32 @@ LOSSES = {
     "a float": (
         replaced("gen", lambda m: 0.5),
         LossError,
-        ["loss 'gen' must be a tensor; found float 0.5", "its graph is gone"],
+        ["loss 'gen' must be a tensor; found 0.5", "its graph is gone"],
     ),
     "numpy": (
         replaced("gen", lambda m: fake_loss(m).detach().numpy()),
         LossError,
-        ["loss 'gen' must be a tensor; found ndarray", "its graph is gone"],
+        ["loss 'gen' must be a tensor; found array(", "its graph is gone"],
     ),
-    "a word": (replaced("gen", lambda m: "mse"), LossError, ["loss 'gen' must be a tensor; found str 'mse'"]),
+    "zero for an absent loss": (
+        replaced("gen", lambda m: 0),
+        LossError,
+        ["loss 'gen' must be a tensor; found 0. If it is absent from this batch, return None."],
+    ),
+    "parts in a tuple": (
+        replaced("gen", lambda m: (fake_loss(m), fake_loss(m))),
+        LossError,
+        ["loss 'gen' must be a tensor; found (tensor(", "Give each part a name of its own, or add them up"],
+    ),
+    "a word": (
+        replaced("gen", lambda m: "mse"),
+        LossError,
+        ["loss 'gen' must be a tensor; found 'mse'. Return what a loss function gives"],
+    ),
     "a callable of a callable": (
         replaced("gen", lambda m: lambda: good),
         LossError,
-        ["loss 'gen' must be a tensor; found function"],
+        ["loss 'gen' must be a tensor; found the function good"],
     ),
     "no graph": (
         replaced("gen", lambda m: fake_loss(m).detach()),
@@ -910,7 +939,7 @@ def test_a_step_without_gradients_is_refused(off, picture, same):
             ["FirstValue remembers earlier steps", "balance = cograd.weighting.Stateful(FirstValue(floor=1e-12))"],
         ),
         ({"weighting": "log"}, WeightingError, ["A weighting is a rule", "'log'"]),
-        ({"models": [nn.Linear(1, 1)]}, ModelError, ["models maps names to modules", "list"]),
+        ({"models": [nn.Linear(1, 1)]}, ModelError, ["models maps names to modules", "found [Linear("]),
         ({"models": {"gen": "gen"}}, ModelError, ["models['gen'] must be a module or its parameters", "str"]),
         ({"models": {"gen": [1, 2]}}, ModelError, ["models['gen'] must be a module or its parameters", "list"]),
     ],
@@ -1161,3 +1190,63 @@ def test_whatever_is_declared_the_error_is_a_cograd_error_and_nothing_is_lost(da
                 same(before, after)
         joint.end_epoch({"val": 1.0})
         joint.state_dict()
+
+
+# -- the words themselves --------------------------------------------------------------------------------------------
+
+
+class Unprintable:
+    def __repr__(self):
+        raise BrokenError("no repr")
+
+
+class Plain:
+    """It has no repr of its own."""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "True"),
+        (nn.Linear(1, 1), "the module Linear"),
+        (torch.tensor(float("nan")), "a float32 tensor of shape ()"),
+        (fake_loss, "the function fake_loss"),
+        (FirstValue, "the class FirstValue"),
+        ((i for i in ()), "a generator, which can be read only once"),
+        (Plain(), "an object of type Plain"),
+        (Unprintable(), "an object of type Unprintable, whose repr fails"),
+        ({"a": Unprintable()}, "an object of type dict, whose repr fails"),
+        (nn.ModuleDict({"a": nn.ReLU()}), "the module ModuleDict"),
+        ("a\nb", r"'a\nb'"),
+    ],
+)
+def test_what_was_found_is_shown_on_one_line(value, text):
+    assert errors.shown(value) == text
+
+
+def test_what_is_long_is_cut():
+    text = errors.shown(list(range(1000)))
+    assert text.startswith("[0, 1, 2, ")
+    assert text.endswith("... of type list")
+    assert len(text) < 130
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("dics", ["disc", "gen"], "disc"),
+        ("gem", ["gen", "disc"], "gen"),
+        ("Gen", ["gen", "disc"], "gen"),
+        ("disc", ["discriminator", "generator"], "discriminator"),
+        ("sum", ["val/sum", "val/mean"], "val/sum"),
+        ("won", ["one", "two"], None),
+        ("encoder", ["decoder"], None),
+        ("a", ["b", "c"], None),
+        ("net3", ["net1", "net2"], None),
+        ("sum", ["val/sum", "loss/sum"], None),
+        ("", ["gen"], None),
+        (None, ["net"], None),
+    ],
+)
+def test_a_suggestion_is_made_only_where_it_is_not_silly(name, known, near):
+    assert errors.nearest(name, known) == (f" Did you mean {near!r}?" if near else "")

@@ -16,7 +16,7 @@ from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
 from cograd._routes import Mention, Trains, check_mentions, parse_trains
 from cograd._weights import Rule, Weight, Weights, cotangent
-from cograd.errors import LossError, ModelError, PassError, RouteError, WeightingError, quoted
+from cograd.errors import LossError, ModelError, PassError, RouteError, WeightingError, quoted, shown
 from cograd.gramian import Engine, Gramian
 from cograd.gramian._scope import AllLeaves
 from cograd.weighting import Stateful, Weighting
@@ -273,7 +273,7 @@ def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | Non
 def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
     """Model -> parameter name -> parameter. Reads every iterable once."""
     if not isinstance(models, Mapping):
-        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {type(models).__name__}.')
+        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {shown(models)}.')
     named: dict[str, dict[str, Tensor]] = {}
     for name, model in models.items():
         named[name] = {}

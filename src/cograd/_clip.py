@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from cograd._routes import names_in
-from cograd.errors import OptimizerError, quoted, report, unknown
+from cograd.errors import OptimizerError, quoted, report, shown, unknown
 
 
 @final
@@ -42,7 +42,7 @@ class Clip:
         for name in ("norm", "value", "kind"):
             bound = getattr(self, name)
             if bound is not None and not (_number(bound) and bound > 0):
-                raise OptimizerError(f"Clip({name}=...) is a positive number; found {bound!r}.")
+                raise OptimizerError(f"Clip({name}=...) must be a positive number; found {shown(bound)}.")
 
 
 Clips = float | Clip | Mapping[str | tuple[str, ...], float | Clip]
@@ -60,22 +60,26 @@ def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]
     """
     if clip is None:
         return {}
-    entries = clip if isinstance(clip, Mapping) else {(name,): clip for name in models}
+    if not isinstance(clip, Mapping):
+        if (how := _how(clip)) is None:
+            raise OptimizerError(
+                "clip must be a positive number or cograd.Clip(...), or model -> one of them, as in "
+                f"{{{next(iter(models), 'gen')!r}: 1.0}}; found {shown(clip)}."
+            )
+        return {(name,): how for name in models}
     found: dict[tuple[str, ...], Clip] = {}
     problems = []
-    for key, bound in entries.items():
-        if isinstance(bound, Clip):
-            how = bound
-        elif _number(bound) and bound > 0:
-            how = Clip(norm=bound)
-        else:
-            problems.append(f"clip[{key!r}] is a positive number or cograd.Clip(...); found {bound!r}.")
+    for key, bound in clip.items():
+        if (how := _how(bound)) is None:
+            problems.append(f"clip[{shown(key)}] must be a positive number or cograd.Clip(...); found {shown(bound)}.")
             continue
         names = names_in(key) or ()
         if not names:
-            problems.append(f"clip maps names of models, or tuples of them, to bounds; found the key {key!r}.")
+            problems.append(f"clip maps names of models, or tuples of them, to bounds; found the key {shown(key)}.")
         problems += [
-            f"clip[{key!r}] names no model. {unknown('models', name, models)}" for name in names if name not in models
+            f"clip[{shown(key)}] names no model. {unknown('models', name, models)}"
+            for name in names
+            if name not in models
         ]
         found[names] = how
     named = [name for names in found for name in names]
@@ -84,6 +88,12 @@ def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]
     if problems:
         raise OptimizerError(report(list(dict.fromkeys(problems))))
     return found
+
+
+def _how(bound: Any) -> Clip | None:
+    if isinstance(bound, Clip):
+        return bound
+    return Clip(norm=bound) if _number(bound) and bound > 0 else None
 
 
 def gradient_norm(parameters: Iterable[Tensor], kind: float = 2.0) -> Tensor:

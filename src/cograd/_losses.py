@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cograd._arity import misfit
-from cograd.errors import LossError
+from cograd.errors import LossError, shown
 
 LossLike = Tensor | Callable[[], Tensor | None] | None
 Losses = Mapping[str, LossLike]
@@ -40,8 +40,7 @@ def evaluate(name: str, loss: Any) -> Tensor | None:
     if loss is None:
         return None
     if not isinstance(loss, Tensor):
-        remedy = "Do not convert it (float(), .item(), numpy): its graph is gone." if _number(loss) else ""
-        raise LossError(f"loss {name!r} must be a tensor; found {type(loss).__name__} {loss!r}. {remedy}".rstrip())
+        raise LossError(f"loss {name!r} must be a tensor; found {shown(loss)}. {_remedy(loss)}")
     if not loss.is_floating_point():
         raise LossError(
             f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
@@ -101,5 +100,11 @@ def not_finite(
     return next(f"{what} is {x}" for what, x in seen.items() if not math.isfinite(x))
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float | complex) or hasattr(value, "__float__")
+def _remedy(loss: object) -> str:
+    if isinstance(loss, int | float) and loss == 0:
+        return "If it is absent from this batch, return None."
+    if isinstance(loss, int | float | complex) or hasattr(loss, "__float__"):
+        return "Do not convert it (float(), .item(), numpy): its graph is gone."
+    if isinstance(loss, list | tuple | dict):
+        return "Give each part a name of its own, or add them up."
+    return "Return what a loss function gives, such as nn.MSELoss()(output, target)."

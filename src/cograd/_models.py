@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cograd.errors import ModelError, UnknownModelError, report, unknown
+from cograd.errors import ModelError, UnknownModelError, report, shown, unknown
 
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
 
@@ -48,15 +48,15 @@ def check_models(models: Any) -> None:
         ModelError: lists every problem, each with its remedy.
     """
     if not isinstance(models, Mapping | nn.ModuleDict) or not models:
-        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {_found(models)}.')
+        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {shown(models)}.')
     problems = []
     for name, model in models.items():
         if not isinstance(name, str) or not name:
-            problems.append(f"A model's name is a non-empty string; found {name!r}.")
+            problems.append(f"A model's name is a non-empty string; found {shown(name)}.")
         if isinstance(model, nn.Module):
             problems += _unfit(str(name), model)
         else:
-            problems.append(f"models[{name!r}] must be an nn.Module (its state is saved too); found {_found(model)}.")
+            problems.append(f"models[{name!r}] must be an nn.Module; found {shown(model)}.{_into_a_module(model)}")
     if not problems:
         problems = _overlaps(dict(models.items()))
     if problems:
@@ -80,6 +80,19 @@ def _unfit(name: str, model: nn.Module) -> Iterator[str]:
                 f"{name}.{key} has a hook that acts as soon as its gradient arrives (an optimizer in backward?), "
                 "before the gradients of the phase are complete. Remove the hook."
             )
+
+
+def _into_a_module(found: object) -> str:
+    """What to type instead, with a space before it."""
+    if isinstance(found, Tensor):
+        return " Put it into one, which can be saved: nn.ParameterList([nn.Parameter(...)])."
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return f" Make one of it: {found.__name__}(...)."
+    if isinstance(found, Iterator):
+        return " Pass the module, not its parameters()."
+    if isinstance(found, list | tuple) and found and all(isinstance(part, nn.Module) for part in found):
+        return " Make one of them: nn.ModuleList([...])."
+    return ""
 
 
 def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
@@ -197,9 +210,3 @@ def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module, key, b, value in values:
             b.data.copy_(value)
             setattr(module, key, b)  # forward may have assigned another tensor
-
-
-def _found(value: object) -> str:
-    if isinstance(value, Iterator):
-        return f"a {type(value).__name__}, which can be read only once"
-    return f"{type(value).__name__}" + (f" {value!r}" if isinstance(value, str | int | float | dict) else "")

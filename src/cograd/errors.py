@@ -35,12 +35,13 @@ A message names the thing, the requirement, what was found and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import isroutine
 
 from torch import Tensor, nn
 
 _WIDTH = 100  # of a value that is shown
+_LIKE = 0.65  # of two names that are alike: one letter in three may differ
 
 
 class CogradError(Exception):
@@ -210,7 +211,9 @@ def shown(value: object) -> str:
         return f"the module {kind.__name__}"
     if isroutine(value):
         return f"the function {value.__name__}"
-    if kind.__repr__ is object.__repr__ or hasattr(value, "__next__"):
+    if isinstance(value, Iterator):
+        return f"a {kind.__name__}, which can be read only once"
+    if kind.__repr__ is object.__repr__:
         return f"an object of type {kind.__name__}"
     try:
         text = " ".join(repr(value).split())
@@ -231,9 +234,27 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`` Did you mean 'a'?`` for the name that is like ``name``; nothing if none is."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """`` Did you mean 'a'?`` for the one name that is like ``name``; nothing if none is, or several are.
+
+    >>> nearest("dics", ["disc", "gen"]), nearest("won", ["one", "two"]), nearest("net3", ["net1", "net2"])
+    (" Did you mean 'disc'?", '', '')
+    """
+    wanted = name if isinstance(name, str) else shown(name)
+    likeness = {other: _likeness(wanted.casefold(), other.casefold()) for other in known}
+    best = max(likeness.values(), default=0.0)
+    near = [other for other, like in likeness.items() if like == best]
+    return f" Did you mean {near[0]!r}?" if best > _LIKE and len(near) == 1 else ""
+
+
+def _likeness(wanted: str, known: str) -> float:
+    """From 0 to 1. Who mistypes a name most often gets its first letter right."""
+    if known.endswith(f"/{wanted}"):
+        return 1.0
+    if not wanted or not known or wanted[0] != known[0]:
+        return 0.0
+    if len(wanted) > 2 and known.startswith(wanted):
+        return 1.0
+    return difflib.SequenceMatcher(None, wanted, known).ratio()
 
 
 def report(problems: Sequence[str], most: int | None = None) -> str:
