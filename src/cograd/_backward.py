@@ -79,6 +79,10 @@ def backward(
         weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
         weighting: a rule for the weights, or a function from a Gramian to weights. A rule that
             remembers earlier steps is wrapped once: ``balance = cograd.weighting.Stateful(rule)``.
+            A rule that looks at gradients compares those on the parameters of ``models``; without
+            ``models``, on shared leaves that are ``nn.Parameter``, or on all shared leaves if none
+            is. Every other leaf, such as an input that requires grad, gets the gradient of the
+            plain sum with the fixed ``weights``; none if there is ``trains``.
         gramian: how to compute the inner products of gradients, for a rule that looks at them:
             ``cograd.gramian.Rows()``, ``Layerwise()`` or ``At(z)``; None for the cheapest exact way.
         retain_graph: keep the graph for another backward.
@@ -110,7 +114,7 @@ def backward(
     modules = ready.moving((models or {}).values())
     with _without_autocast(ready.losses):
         if ready.weights.shares:
-            found = _balance(ready, gramian, retain_graph, create_graph, modules)
+            found = _balance(ready, gramian, retain_graph, create_graph, modules, everything=True)
             deposit(found.gradients)
             report = _report(ready, found.weights, found.gramian)
         else:
@@ -240,15 +244,20 @@ def _prepare(
 
 
 def _balance(
-    ready: _Ready, gramian: Engine | None, retain_graph: bool, create_graph: bool, modules: Iterable[nn.Module]
+    ready: _Ready,
+    gramian: Engine | None,
+    retain_graph: bool,
+    create_graph: bool,
+    modules: Iterable[nn.Module],
+    everything: bool = False,
 ) -> Balanced:
+    """Under a rule that looks at gradients. ``everything``: also leaves that are in no model, unless routes forbid."""
     if create_graph:
         raise PassError("create_graph=True asks for differentiable gradients, and the weights of a rule are constants.")
-    if ready.planner.trains:
-        group_of: Mapping[int, int] = ready.planner.group_of
-        routes = [ready.planner.route(name) for name in ready.losses]
-    else:
-        group_of, routes = AllLeaves(), [1] * len(ready.losses)
+    group_of: Mapping[int, int] = ready.planner.group_of
+    routes = [ready.planner.route(name) for name in ready.losses]
+    if everything and not ready.planner.trains:
+        group_of, routes = AllLeaves(group_of if ready.planner.parameters else None), [1] * len(ready.losses)
     losses = {name: loss for name, loss in ready.losses.items() if name not in ready.plan.idle}
     still = Statistics(modules)
     return balance(losses, ready.weights, ready.step, group_of, routes, gramian, retain_graph, statistics=still)

@@ -57,7 +57,8 @@ def balance(
     """Differentiate ``losses`` under a rule that looks at gradients.
 
     A parameter that several losses train gets the sum of weight x gradient over exactly those; a
-    parameter of one loss gets its plain gradient. Fixed factors scale the losses before all that.
+    parameter of one loss gets its plain gradient, and so does a leaf that is not compared. Fixed
+    factors scale the losses before all that.
 
     Args:
         losses: name -> scalar that requires grad.
@@ -93,10 +94,12 @@ def balance(
         gradients, measured = apart(found, factors, keep)
     else:
         way = cut(found, factors)
-        gradients = list(way.private)
+        gradients = [*way.private, *way.rest()]
         if not held:
             chosen = Rows() if rule.rule.needs & {"abs", "jacobian"} else engine or Automatic()
             measured = [chosen.measure(way, part, keep) for part in found.components]
+        for i, part in enumerate(found.components):
+            gradients += measured[i].aside if measured else way.aside(part)
 
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]

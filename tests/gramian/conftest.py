@@ -38,7 +38,8 @@ def _reference(losses, parameters, trained=lambda name, p: True, fixed=None, rul
             for k, g in found.items()
             if g is not None and trained(k, p)
         }
-    shared = [p for p in parameters if len(rows[p]) > 1]
+    several = [p for p in parameters if len(rows[p]) > 1]
+    shared = [p for p in several if isinstance(p, torch.nn.Parameter)] or several
     owner = {k: {k} for k in names}
     for p in shared:
         together = set().union(*(owner[k] for k in rows[p]))
@@ -66,7 +67,7 @@ def _reference(losses, parameters, trained=lambda name, p: True, fixed=None, rul
     gradients = {}
     for p, own in rows.items():
         if own:
-            gradients[p] = sum((weights[k] if len(own) > 1 else 1.0) * g for k, g in own.items())
+            gradients[p] = sum((weights[k] if any(p is q for q in shared) else 1.0) * g for k, g in own.items())
     total = {k: w * fixed.get(k, 1.0) for k, w in weights.items()}
     return Reference(tuple(order), torch.block_diag(*blocks) if blocks else torch.zeros(0, 0), total, gradients)
 

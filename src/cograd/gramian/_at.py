@@ -78,7 +78,13 @@ class At(Engine):
             rows = stacked(own)
             if rows is not None:
                 gram.add((rows if rows.element_size() >= 4 else rows.float()).flatten(1))
-        return Measured(gram.done(len(component.losses)), lambda weights: cut.weighted(component, weights, keep), "at")
+        aside = cut.aside(component)
+        return Measured(
+            gram.done(len(component.losses)),
+            lambda weights: cut.weighted(component, weights, keep),
+            "at",
+            aside=aside,
+        )
 
 
 def _down_to(edges: Sequence[GradientEdge], name: str, loss: Tensor, factor: Tensor | None) -> Sequence[Tensor | None]:

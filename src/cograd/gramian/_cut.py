@@ -46,6 +46,21 @@ class Cut:
         totals = [combined(list(arrived.values()), [factor[k] for k in arrived]) for arrived in spots.values()]
         return gradients(spots, totals, component.leaves, keep)
 
+    def aside(self, component: Component) -> list[tuple[Tensor, Tensor]]:
+        """One pass: the leaves that are not compared and the plain sum of their gradients. The graph stays."""
+        return self._summed(self.inside(component)) if component.aside else []
+
+    def rest(self) -> list[tuple[Tensor, Tensor]]:
+        """The same, from where losses enter that share nothing else. The graph stays."""
+        if not self.scope.aside:
+            return []
+        known = [spot for component in self.scope.components for spot in self.inside(component)]
+        return self._summed({spot: arrived for spot, arrived in self.spots.items() if arrived and spot not in known})
+
+    def _summed(self, spots: Mapping[Spot, Mapping[int, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        totals = [combined(list(arrived.values()), [1.0] * len(arrived)) for arrived in spots.values()]
+        return gradients(spots, totals, self.scope.aside, retain=True)
+
 
 def cut(scope: Scope, cotangents: Sequence[Tensor | None]) -> Cut:
     """Run the private part of every loss in one pass.

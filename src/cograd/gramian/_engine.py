@@ -26,12 +26,14 @@ class Measured:
         how: the engine that did it.
         rows: the shared parameters and the n gradients of each, ``[n, p]``, if the engine has them;
             ``[n, ...]`` if they are sparse.
+        aside: leaves that are not compared, and the plain sum of the n gradients of each.
     """
 
     gramian: Tensor
     combine: Callable[[Sequence[float]], Gradients]
     how: str
     rows: Sequence[tuple[Tensor, Tensor]] = ()
+    aside: Sequence[tuple[Tensor, Tensor]] = ()
 
     def abs(self) -> Tensor:
         """``[n, 2]`` float64 on the CPU: the largest and the mean magnitude in each loss's gradient."""

@@ -33,7 +33,7 @@ def measure(cut: Cut, component: Component, layers: Sequence[Layer], batched: bo
     known = {id(leaf) for layer in layers for leaf in layer.leaves}
     formed = [leaf for leaf in component.leaves if id(leaf) not in known]
     nodes = list(dict.fromkeys(use.node for layer in layers for use in layer.uses))
-    wanted: list[Any] = [*(GradientEdge(node, 0) for node in nodes), *formed]
+    wanted: list[Any] = [*(GradientEdge(node, 0) for node in nodes), *formed, *component.aside]
 
     found = side_by_side(cut, component, wanted) if batched else None
     how = "layer by layer" if layers else "row by row"
@@ -43,14 +43,16 @@ def measure(cut: Cut, component: Component, layers: Sequence[Layer], batched: bo
         how += ", side by side"
     arrived = dict(zip(nodes, found, strict=False))
     gram = Gram()
-    rows = _rows(gram, formed, found[len(nodes) :])
+    compared = len(nodes) + len(formed)
+    rows = _rows(gram, formed, found[len(nodes) : compared])
+    aside = [(x, _summed(g)) for x, g in zip(component.aside, found[compared:], strict=True) if g is not None]
     del found
     reached = []
     for layer in layers:
         if any([arrived[use.node] is not None for use in layer.uses]):
             layer.add(gram, [_at(use, arrived[use.node], n) for use in layer.uses])
             reached.append(layer)
-    return _measured(gram.done(n), rows, reached, how)
+    return _measured(gram.done(n), rows, reached, how, aside)
 
 
 def of_rows(component: Component, rows: Sequence[Tensor | None]) -> Measured:
@@ -79,7 +81,17 @@ def _rows(gram: Gram, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) 
     return rows
 
 
-def _measured(gramian: Tensor, rows: list[tuple[Tensor, Tensor]], layers: Sequence[Layer], how: str) -> Measured:
+def _summed(rows: Tensor) -> Tensor:
+    return torch.sparse.sum(rows, 0) if rows.is_sparse else rows.sum(0)
+
+
+def _measured(
+    gramian: Tensor,
+    rows: list[tuple[Tensor, Tensor]],
+    layers: Sequence[Layer],
+    how: str,
+    aside: Gradients | None = None,
+) -> Measured:
     def combine(weights: Sequence[float]) -> Gradients:
         like = coefficients(weights)
         found: Gradients = []
@@ -90,7 +102,7 @@ def _measured(gramian: Tensor, rows: list[tuple[Tensor, Tensor]], layers: Sequen
             found.append((leaf, _combined(leaf, r, like)))
         return [(leaf, g.to(leaf.dtype)) for leaf, g in found]
 
-    return Measured(gramian, combine, how, () if layers else rows)
+    return Measured(gramian, combine, how, () if layers else rows, aside or [])
 
 
 def _combined(leaf: Tensor, rows: Tensor, like: Coefficients) -> Tensor:

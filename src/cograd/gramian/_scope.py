@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from cograd._cover import bits
@@ -38,12 +38,14 @@ class Component:
         leaves: the parameters that at least two losses reach.
         nodes: where each of ``leaves`` is in the graph.
         reached: the losses that reach each of ``leaves``, as bit masks.
+        aside: leaves that are not compared, and get the plain sum of the gradients of these losses.
     """
 
     losses: tuple[int, ...]
     leaves: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     reached: tuple[int, ...]
+    aside: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Scope:
         private: the parameters that exactly one loss reaches.
         entries: empty if a loss must not train something that it reaches.
         components: one for each set of losses that share parameters.
+        aside: leaves that several losses reach and that are not compared.
         blocked: whether a loss reaches a model that it must not train, so that gradients cannot
             be followed through a common graph.
         passed: to be called after each backward pass that may not be the last.
@@ -70,6 +73,7 @@ class Scope:
     private: tuple[tuple[Tensor, int], ...]
     entries: tuple[Entry, ...]
     components: tuple[Component, ...]
+    aside: tuple[Tensor, ...]
     blocked: bool
     passed: Callable[[], None]
 
@@ -80,11 +84,26 @@ def reached_by(component: Component, loss: int) -> list[Tensor]:
 
 
 class AllLeaves(dict[int, int]):
-    """``id(parameter) -> group`` where every leaf is a parameter, and there is one group."""
+    """``id(parameter) -> group`` where every leaf gets a gradient, and there is one group.
+
+    Args:
+        parameters: the ids of those in which losses are compared; None for every leaf that is an
+            ``nn.Parameter``, and for all leaves where none of those is shared.
+    """
+
+    def __init__(self, parameters: Collection[int] | None = None) -> None:
+        super().__init__()
+        self.parameters = parameters
 
     def get(self, key: int, default: object = None) -> int:
         """Group 0."""
         return 0
+
+    def compared(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of the shared ``leaves`` that belong to a model. An input that requires grad is none."""
+        if self.parameters is not None:
+            return [leaf for leaf in leaves if id(leaf) in self.parameters]
+        return [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)] or leaves
 
 
 def scope(
@@ -127,13 +146,19 @@ def scope(
 
     blocked = any(found.groups[root] & ~route for root, route in zip(found.roots, routes, strict=True))
     shared = [(node, mask) for node, mask in leaves if mask & (mask - 1)]
+    compared, aside = shared, ()
+    if isinstance(group_of, AllLeaves) and shared:
+        chosen = {id(leaf) for leaf in group_of.compared([node.variable for node, _ in shared])}
+        compared = [(node, mask) for node, mask in shared if id(node.variable) in chosen]
+        aside = tuple(node.variable for node, _ in shared if id(node.variable) not in chosen)
     return Scope(
         losses,
         found,
         users,
         tuple((node.variable, mask) for node, mask in leaves if not mask & (mask - 1)),
         () if blocked or not shared else tuple(_entries(found, users, losses, entries)),
-        tuple(_components(shared)),
+        tuple(_components(compared, aside)),
+        aside,
         blocked,
         passed,
     )
@@ -153,7 +178,7 @@ def _entries(
     return entries
 
 
-def _components(shared: Sequence[tuple[Node, int]]) -> list[Component]:
+def _components(shared: Sequence[tuple[Node, int]], aside: tuple[Tensor, ...]) -> list[Component]:
     masks: list[int] = []
     for _, mask in shared:
         for touching in [m for m in masks if m & mask]:
@@ -163,5 +188,6 @@ def _components(shared: Sequence[tuple[Node, int]]) -> list[Component]:
     components = []
     for whole in sorted(masks, key=bits):
         nodes, reached = zip(*((node, mask) for node, mask in shared if mask & whole), strict=True)
-        components.append(Component(tuple(bits(whole)), tuple(node.variable for node in nodes), nodes, reached))
+        leaves = tuple(node.variable for node in nodes)
+        components.append(Component(tuple(bits(whole)), leaves, nodes, reached, aside))
     return components
