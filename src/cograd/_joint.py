@@ -16,7 +16,7 @@ from cograd._arity import misfit
 from cograd._clip import Clips, parse_clips
 from cograd._declared import check_closures, check_gramian, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
-from cograd._followers import EMA, Copy, build_followers
+from cograd._followers import EMA, Copy
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers, check_ownership
@@ -28,6 +28,7 @@ from cograd._report import Report, StepReport
 from cograd._routes import Mention, Trains, parse_trains
 from cograd._schedules import Schedulers, build_schedules, look_up
 from cograd._state import Extras, load_state, save_state
+from cograd._trailing import build_followers
 from cograd._update import Update
 from cograd._weights import Weights
 from cograd.errors import (
@@ -481,8 +482,8 @@ class Joint:
     def _bind(self) -> None:
         check_models(self._modules)
         check_ownership(self._modules, self.optimizers)
-        for name, follower in self._followers.items():
-            follower.check(name)
+        for follower in self._followers.values():
+            follower.check()
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         for update in self._updates:
             update.bind()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from cograd._accumulation import Held
 from cograd._expect import Setup
-from cograd._followers import Follower
 from cograd._models import named_parameters, plain_name
 from cograd._optimizer_state import load_optimizer, optimizer_differences, save_optimizer
 from cograd._precision import Precision
 from cograd._schedules import Schedule, check_states
+from cograd._trailing import Follower
 from cograd._update import Update
 from cograd.errors import StateError, nearest, quoted, report
 
@@ -55,7 +55,7 @@ def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters:
             for balance in (update.weights.balance,)
         ],
         "schedulers": {name: schedule.state_dict() for name, schedule in extras.schedules.items()},
-        "followers": {name: follower.seen for name, follower in extras.followers.items()},
+        "followers": {name: follower.state_dict() for name, follower in extras.followers.items()},
         "precision": extras.precision.state_dict(),
     }
 
@@ -97,7 +97,7 @@ def load_state(
     for name, schedule in extras.schedules.items():
         schedule.load_state_dict(state["schedulers"][name])
     for name, follower in extras.followers.items():
-        follower.seen = state["followers"][name]
+        follower.load_state_dict(state["followers"][name])
     extras.precision.load_state_dict(state["precision"])
 
 
@@ -160,6 +160,9 @@ def _differences(mine: Mapping[str, Any], extras: Extras, state: Mapping[str, An
                 yield from optimizer_differences(name, own, saved, mine["models"])
     yield from check_states(extras.schedules, state["schedulers"])
     yield from _name_differences("followers", mine["followers"], state["followers"])
+    for name, follower in extras.followers.items():
+        if name in state["followers"]:
+            yield from follower.differences(state["followers"][name])
     yield from _phase_differences(mine["phases"], state["phases"])
     for name in mine["models"]:
         if name in state["models"]:
