@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cograd._followers import EMA, Copy
+from cograd._models import named_parameters, plain_name
 from cograd.errors import ModelError, report, unknown
 
 _MOST = 4  # lines of a message
@@ -46,6 +47,8 @@ class Follower:
         self._wide: dict[str, Tensor] = {}  # float32 averages of what the copy holds in fewer bits
         self._versions: dict[str, int] = {}  # of those parameters of the copy, when they were last written here
         self._known: list[nn.Module] = []  # the modules of the model, as they were last walked
+        self._modules: list[tuple[nn.Module, nn.Module]] = []
+        self._slots: list[tuple[str, dict[str, Any], dict[str, Any], str]] = []
         if rule.copy is not None:
             self._renew()
 
@@ -154,11 +157,10 @@ class Follower:
 
     def _walk(self) -> None:
         """Pair the modules of copy and model, and their parameters, unless they are the same as before."""
-        model = _plain(self._source)
-        if self._known == (modules := list(model.modules())):
+        if self._known == (modules := list(self._source.modules())):
             return
         self.check()
-        own, theirs = dict(_plain(self.model).named_modules()), dict(model.named_modules())
+        own, theirs = _modules(self.model), _modules(self._source)
         for name, module in theirs.items():
             if name not in own and module._buffers:
                 raise ModelError(
@@ -167,7 +169,7 @@ class Follower:
                 )
         self._modules = [(own[name], module) for name, module in theirs.items() if name in own]
         self._slots = []
-        for key, _ in model.named_parameters():
+        for key in _parameters(self._source):
             place, _, name = key.rpartition(".")
             self._slots.append((key, own[place]._parameters, theirs[place]._parameters, name))
         self._known = modules
@@ -237,7 +239,8 @@ def build_followers(followers: Any, models: dict[str, nn.Module]) -> dict[str, F
 def _unlike(copy: nn.Module, model: nn.Module) -> Iterator[str]:
     """In which parameters the two differ."""
     own, theirs = (
-        {key: tuple(p.shape) for key, p in _plain(m).named_parameters(remove_duplicate=False)} for m in (copy, model)
+        {plain_name(key): tuple(p.shape) for key, p in m.named_parameters(remove_duplicate=False)}
+        for m in (copy, model)
     )
     yield from (f"{key} is in the model, not in the copy." for key in theirs if key not in own)
     yield from (f"{key} is in the copy, not in the model." for key in own if key not in theirs)
@@ -249,14 +252,13 @@ def _unlike(copy: nn.Module, model: nn.Module) -> Iterator[str]:
         yield f"{min(tied ^ tied_theirs)} is tied to another parameter in one of them only."
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """Without what ``torch.compile`` puts around it, and before every name."""
-    plain: nn.Module = getattr(model, "_orig_mod", model)
-    return plain
-
-
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return dict(_plain(model).named_parameters())
+    return dict(named_parameters(model))
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Under their plain names, which what ``torch.compile`` returns shares with what it was given."""
+    return {plain_name(name): module for name, module in model.named_modules()}
 
 
 def _place(p: Tensor) -> Any:

@@ -376,6 +376,7 @@ class Parametrized(Odd):
         OldSpectralNorm,
         Parametrized,
         lambda: torch.compile(net(), backend="eager"),
+        lambda: nn.Sequential(torch.compile(net(), backend="eager"), nn.Linear(1, 1)),
     ],
 )
 def test_what_a_model_may_hold(kind, follow):
