@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cograd._caller import level_of_caller
 from cograd._models import Statistics
 from cograd._weights import Weights, cotangent
-from cograd.errors import WeightingError
+from cograd.errors import NonFiniteLossError, WeightingError
 from cograd.gramian import Gramian
 from cograd.gramian._at import At
 from cograd.gramian._automatic import Automatic
@@ -103,8 +106,10 @@ def balance(
 
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
-    if scale != 1.0 and not all([bool(m.gramian.isfinite().all()) for m in measured]):
+    if not all([np.isfinite(m.gramian.numpy()).all() for m in measured]):
         still.settle()
+        if scale == 1.0:
+            raise NonFiniteLossError(_not_finite(parts, measured))
         return Balanced([], dict(zip(names, fixed, strict=True)), None, overflowed=True)
     if not held:
         scaled = {
@@ -183,20 +188,22 @@ def _unscaled(
     return assembled(found)
 
 
+def _not_finite(parts: Sequence[tuple[str, ...]], measured: Sequence[Measured]) -> str:
+    found = [
+        name
+        for names, m in zip(parts, measured, strict=True)
+        for name, square in zip(names, m.gramian.diagonal().tolist(), strict=True)
+        if not math.isfinite(square)
+    ]
+    return f"the gradient of loss {found[0]!r} on what it shares is NaN or infinite, or its square overflows"
+
+
 def _warn_nothing_shared(rule: str) -> None:
     warnings.warn(
         f"{rule} weighs what losses share, and these share no parameter, so every loss keeps its plain gradient. Leave "
         "the rule out, or look for a detach between the losses and the part that they should share.",
-        stacklevel=_level_of_caller(),
+        stacklevel=level_of_caller(),
     )
-
-
-def _level_of_caller() -> int:
-    """How far above the calling function the code is that called cograd."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("cograd."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def check_engine(engine: object, used: bool) -> None:

@@ -1,11 +1,13 @@
-"""Say where a gradient was cut: for the errors of a step, and only when one is about to be raised."""
+"""Say where a gradient was cut, or an old graph comes in: only when an error of a step is about to be raised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
+from cograd._graph import sequence
 from cograd.errors import quoted
 from cograd.tracing import Cut, following
 
@@ -28,6 +30,38 @@ def cause(evaluate: Callable[[], Mapping[str, Tensor]], models: Mapping[str, Seq
         if left := tape.lost(wanted):
             return f" Its data left torch at {_told(left[0])}."
     return f" It was computed without {quoted(models)}." if losses else ""
+
+
+def carried(losses: Mapping[str, Tensor], began: int) -> tuple[str, int] | None:
+    """A loss whose graph goes back into one that was made earlier, and a sequence number in that.
+
+    Args:
+        losses: those that could not be differentiated.
+        began: the sequence number of torch's graph when their evaluation began.
+    """
+    for name, loss in losses.items():
+        seen: set[Any] = set()
+        stack = [loss.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if not hasattr(node, "variable") and node._sequence_nr() < began:
+                return name, node._sequence_nr()
+            stack += [n for n, _ in node.next_functions]
+    return None
+
+
+def entrance(evaluate: Callable[[], object]) -> str:
+    """Where a tensor that has a graph already enters what ``evaluate`` computes anew; empty if nothing is known."""
+    began = sequence()
+    with following() as tape:
+        evaluate()
+    for value in tape.values.values():
+        if value.op == "unseen" and value.sequence is not None and value.sequence < began:
+            return f" A tensor of shape {list(value.shape)} brings it in at {value.site.place}: `{value.site.source}`."
+    return ""
 
 
 def _told(cut: Cut) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cograd._caller import level_of_caller
 from cograd._clip import Clip
 from cograd._losses import Losses
 from cograd._models import Models, named_parameters
@@ -41,7 +45,10 @@ class Setup:
     gramian: Engine | None = None
     watch: int = 0  # look at the losses' gradients each so many steps; never if 0
     prepare: Callable[[Any, Any], Any] | None = None  # makes of a batch what the losses function receives
+    missing: str = "warn"  # what becomes of a loss that was returned before, and then is not
     returned: set[str] = field(default_factory=set)  # every name that the losses function has returned
+    missed: set[str] = field(default_factory=set)  # those of whose absence was warned
+    began: deque[tuple[int, int]] = field(default_factory=partial(deque, maxlen=64))  # steps, and where graphs began
 
     def prepared(self, batch: Any) -> Any:
         """What every phase of one step receives as its batch.
@@ -82,16 +89,34 @@ class Expectations:
     def bind(self, trained: Mapping[str, Sequence[Tensor]], others: Sequence[Tensor]) -> None:
         """Take note of the parameters: model -> those that are updated, and all others."""
         self.trained = trained
-        self._frozen = [p for p in others if p.requires_grad]
+        self._frozen = any(p.requires_grad for p in others)
         self._done = any(name not in trained for name in self.phase.models)  # frozen for good
         self._known = {id(p) for p in (*others, *(p for parameters in trained.values() for p in parameters))}
         self._met: dict[str, bool] = {}  # losses that were returned before -> whether they concern this phase
 
-    def concerned(self, returned: Losses) -> Mapping[str, bool]:
-        """Loss -> may it train one of the models of this phase? Checks the names of new ones."""
+    def concerned(self, returned: Losses, step: int) -> Mapping[str, bool]:
+        """Loss -> may it train one of the models of this phase? Checks the names of new ones, and of missing ones."""
+        if not returned.keys() >= self.setup.returned:
+            self._miss(returned, step)
         if not self._met.keys() >= returned.keys():
             self._meet(returned)
         return self._met
+
+    def _miss(self, returned: Losses, step: int) -> None:
+        """Raises LossError, or warns once for each name that is not among the ``returned`` any more."""
+        names = [name for name in sorted(self.setup.returned) if name not in returned and name not in self.setup.missed]
+        if not names or self.setup.missing == "allow":
+            return
+        new = [name for name in returned if name not in self.setup.returned]
+        hints = "".join(f" It returned {name!r}, which is new." for name in new[:1])
+        message = (
+            f"In step {step + 1} the losses function did not return {quoted(names)}, which it returned before.{hints} "
+            "A loss that is absent from a batch is returned as None; Joint(missing='allow') lets names come and go."
+        )
+        if self.setup.missing == "raise":
+            raise LossError(message)
+        self.setup.missed.update(names)
+        warnings.warn(f"{message} It trains nothing meanwhile.", stacklevel=level_of_caller())
 
     def _meet(self, returned: Losses) -> None:
         if not self.setup.returned:
@@ -170,8 +195,3 @@ class Expectations:
                         f"{name}.{key} was put into the model after the Joint was made, and is in no optimizer: it "
                         "would never train. Add it with optimizer.add_param_group, or make optimizer and Joint anew."
                     )
-        if any(p.requires_grad for p in self._frozen):
-            raise ModelError(
-                f"The losses function switches on requires_grad in a model that the phase '{self.phase}' freezes. "
-                "Leave the flags alone there: each phase freezes what it does not update, and undoes it."
-            )

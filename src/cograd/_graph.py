@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +62,11 @@ class Walk:
         """The nodes of Python autograd Functions: checkpoints, compiled regions, the user's own."""
         return (node for node in self.groups if isinstance(node, BackwardCFunction))
 
-    def strays(self, group_of: Mapping[int, int]) -> Iterator[Tensor]:
-        """The trainable ``nn.Parameter`` leaves that are in no group."""
+    def strays(self, known: Container[int]) -> Iterator[Tensor]:
+        """The trainable ``nn.Parameter`` leaves whose id is not ``known``."""
         for node, below in self.below.items():
             leaf = None if below else getattr(node, "variable", None)
-            if isinstance(leaf, torch.nn.Parameter) and id(leaf) not in group_of:
+            if isinstance(leaf, torch.nn.Parameter) and id(leaf) not in known:
                 yield leaf
 
 
@@ -119,3 +119,8 @@ def leads(loss: Tensor, path: Path, group: int, group_of: Mapping[int, int]) -> 
 def root(loss: Tensor) -> Node:
     """The node where differentiation of ``loss`` starts (a leaf has no grad_fn, but has one too)."""
     return loss.grad_fn or torch.autograd.graph.get_gradient_edge(loss).node
+
+
+def sequence() -> int:
+    """The number that the next node of this thread's graph gets: nodes with a smaller one were made before."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]

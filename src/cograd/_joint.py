@@ -92,9 +92,11 @@ class Joint:
         weighting: a rule for the weights, or a function from a Gramian to weights; each phase keeps
             its own state of it.
         phases: one phase or several; by default one that updates all models at once.
-        check: when a loss that is NaN or infinite is noticed: ``"now"``, before any parameter of
-            the phase moves (one synchronisation per phase on a GPU); ``"late"``, when the phase
-            runs next (so not in its last run); or ``"off"``.
+        check: when a loss, a weight or a gradient that is NaN or infinite is noticed: ``"now"``, before
+            any parameter of the phase moves (one synchronisation per phase on a GPU); ``"late"``, when
+            the phase runs next (so not in its last run); or ``"off"``.
+        missing: what becomes of a loss that was returned before, and then is not: ``"warn"``, once per
+            name; ``"raise"``; or ``"allow"``. None says that it is meant, and is always allowed.
         grad_norms: report the 2-norm of each model's gradient.
         freeze_buffers: put back the buffers (running statistics) of frozen models after each phase.
         gramian: how to compare the losses' gradients, for a rule that looks at them and for ``watch``:
@@ -167,6 +169,7 @@ class Joint:
         weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
         phases: Phase | Iterable[Phase] | None = None,
         check: str = "now",
+        missing: str = "warn",
         grad_norms: bool = False,
         freeze_buffers: bool = False,
         gramian: Engine | None = None,
@@ -186,6 +189,8 @@ class Joint:
             raise LossError(problem)
         if check not in ("now", "late", "off"):
             raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
+        if missing not in ("warn", "raise", "allow"):
+            raise LossError(f"missing must be 'warn', 'raise' or 'allow'; found {missing!r}.")
         routes = parse_trains(trains, models.keys())
         own = dict(models.items())
         clips, counts = parse_clips(clip, list(own)), parse_counts(accumulate, list(own))
@@ -220,6 +225,7 @@ class Joint:
             gramian,
             watch,
             prepare,
+            missing,
         )
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
@@ -269,7 +275,7 @@ class Joint:
         Raises:
             GradModeError: gradients are switched off around the call.
             LossError, UnreachedError, RouteError, PassError: a loss is not as declared.
-            NonFiniteLossError: a loss is NaN or infinite (see ``check``).
+            NonFiniteLossError: a loss or a gradient is NaN or infinite (see ``check``).
             PartialStepError: an optimizer failed; every other error leaves its phase undone.
         """
         _need_grad_mode("step")

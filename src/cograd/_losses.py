@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cograd._arity import misfit
@@ -72,32 +70,6 @@ def no_graph(name: str, loss: Tensor) -> LossError:
         "no_grad, .item(), numpy, a tensor built anew. If it is absent from this batch, return None.",
         [name],
     )
-
-
-def not_finite(
-    losses: Mapping[str, Tensor], weights: Mapping[str, Tensor | float], norms: Mapping[str, Tensor]
-) -> str | None:
-    """A sentence about the first loss, weight or norm that is NaN or infinite. Synchronises once.
-
-    Args:
-        losses: name -> loss.
-        weights: loss -> weight.
-        norms: model -> norm of its gradient.
-    """
-    values = [*losses.values(), *weights.values(), *norms.values()]
-    if all([loss.is_cpu for loss in losses.values()]):
-        fine = all(map(math.isfinite, values))
-    else:
-        tensors = [x for x in values if isinstance(x, Tensor)]
-        numbers = [x for x in values if not isinstance(x, Tensor)]
-        stacked = torch.stack([x.to(tensors[0].device, torch.float32) for x in tensors])
-        fine = all(map(math.isfinite, numbers)) and bool(torch.isfinite(stacked).all())
-    if fine:
-        return None
-    seen = {f"loss {name!r}": float(loss) for name, loss in losses.items()}
-    seen |= {f"the weight of loss {name!r}": float(w) for name, w in weights.items()}
-    seen |= {f"the norm of the gradient of {name!r}": float(norm) for name, norm in norms.items()}
-    return next(f"{what} is {x}" for what, x in seen.items() if not math.isfinite(x))
 
 
 def _remedy(loss: object) -> str:

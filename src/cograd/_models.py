@@ -200,13 +200,26 @@ def with_buffers(models: Iterable[object]) -> list[nn.Module]:
     return [module for model in models if isinstance(model, nn.Module) for module in model.modules() if module._buffers]
 
 
+Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
+
+
+def noted_buffers(modules: Iterable[nn.Module]) -> Buffers:
+    """The buffers of ``modules`` and copies of their values."""
+    return [(m, key, b, b.clone()) for m in modules for key, b in m.named_buffers(recurse=False)]
+
+
+def put_back(buffers: Buffers) -> None:
+    """Give buffers the values that were noted, unseen by a graph that still needs them as they were."""
+    for module, key, b, value in buffers:
+        b.data.copy_(value)
+        setattr(module, key, b)  # forward may have assigned another tensor
+
+
 @contextmanager
 def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the buffers of ``modules`` back when done, unseen by a graph that still needs them as they were."""
-    values = [(m, key, b, b.clone()) for m in modules for key, b in m.named_buffers(recurse=False)]
+    """Put the buffers of ``modules`` back when done."""
+    noted = noted_buffers(modules)
     try:
         yield
     finally:
-        for module, key, b, value in values:
-            b.data.copy_(value)
-            setattr(module, key, b)  # forward may have assigned another tensor
+        put_back(noted)

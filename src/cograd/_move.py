@@ -11,6 +11,7 @@ from torch import Tensor
 from cograd._accumulation import Held
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
+from cograd._optimizers import only_with_gradient
 from cograd._plan import Plan
 from cograd._report import Report
 from cograd.errors import PartialStepError
@@ -60,7 +61,8 @@ class Taken:
         )
 
 
-Check = Callable[[Taken, Mapping[str, Tensor]], None]  # raises if something is not finite; takes norms by model
+# Raises if something is not finite; takes norms by model, and the parameters whose gradients no norm covers.
+Check = Callable[[Taken, Mapping[str, Tensor], Sequence[Tensor]], None]
 
 
 class Move:
@@ -82,13 +84,14 @@ class Move:
         self.gathered = {name: self.gathered.get(name) or Held() for name in several}
         setup = self.setup
         self._simple = not (several or setup.clips or setup.grad_norms or setup.precision.scaling)
+        self._all = [p for own in trained.values() for p in own]
 
     def __call__(self, taken: Taken, check: Check) -> Report:
         """Update the models that are due by their ``.grad``. Until the first optimizer steps, an exception
         leaves everything but ``.grad`` as it was.
         """
         if self._simple:
-            check(taken, {})
+            check(taken, {}, self._all)
             return taken.report(taken.models, self._step(()))
         precision, here, overflowed = self.setup.precision, taken.models, taken.overflowed
         if precision.scaling:
@@ -99,8 +102,8 @@ class Move:
         for name in due:
             if name in self.gathered:
                 self.gathered[name].give(self.trained[name], name in here)
-        norms, clips = self._norms(due)
-        check(taken, norms)
+        norms, clips, covered = self._norms(due)
+        check(taken, norms, self._uncovered(covered))
         precision.update(bool(overflowed))
 
         for name in here:
@@ -119,8 +122,8 @@ class Move:
         due = [name for name, held in self.gathered.items() if held.count]
         for name in due:
             self.gathered[name].give(self.trained[name], here=False)
-        norms, clips = self._norms(due)
-        check(taken, norms)
+        norms, clips, covered = self._norms(due)
+        check(taken, norms, self._uncovered(covered))
         self.gathered = {name: Held() for name in self.gathered}
         stepped = self._step(clips)
         return taken.report(due, stepped) if due else None
@@ -145,11 +148,18 @@ class Move:
                 p.grad = None
         return tuple(name for name in here if name not in lost)
 
+    def _uncovered(self, covered: Collection[str]) -> list[Tensor]:
+        """The parameters whose gradients nothing has looked at yet. Unscaling has looked at all of them."""
+        if self.setup.precision.scaling:
+            return []
+        return [p for name, own in self.trained.items() if name not in covered for p in own]
+
     def _norms(
         self, due: Sequence[str]
-    ) -> tuple[dict[str, Tensor], list[tuple[Sequence[Tensor], Clip, Tensor | None]]]:
-        """The norms that are asked for, of the models that are ``due``; and what to clip, how, with which norm."""
+    ) -> tuple[dict[str, Tensor], list[tuple[Sequence[Tensor], Clip, Tensor | None]], set[str]]:
+        """Of the models that are ``due``: norms that are asked for; what to clip, how, with which norm; who has one."""
         norms = {name: gradient_norm(self.trained[name]) for name in due if self.setup.grad_norms}
+        covered = set(norms)
         clips: list[tuple[Sequence[Tensor], Clip, Tensor | None]] = []
         for names, clip in self.setup.clips.items():
             parameters = [p for name in names if name in due for p in self.trained[name]]
@@ -159,8 +169,9 @@ class Move:
                     known = norms.get(names[0]) if len(names) == 1 and clip.kind == 2.0 else None
                     norm = gradient_norm(parameters, clip.kind) if known is None else known
                     norms.setdefault(" and ".join(names), norm)
+                    covered.update(names)
                 clips.append((parameters, clip, norm))
-        return norms, clips
+        return norms, clips, covered
 
     def _step(self, clips: Sequence[tuple[Sequence[Tensor], Clip, Tensor | None]]) -> tuple[str, ...]:
         """Clip, then step each optimizer that has a gradient. Parameters move from here on."""
@@ -170,7 +181,8 @@ class Move:
         for name, own in self.optimizers.items():
             if any([p.grad is not None for p in own]):
                 try:
-                    self.setup.optimizers[name].step()
+                    with only_with_gradient(self.setup.optimizers[name]):
+                        self.setup.optimizers[name].step()
                 except Exception as error:
                     raise PartialStepError(name, stepped, error) from error
                 stepped.append(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,6 +103,32 @@ def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Op
 def members(optimizer: Optimizer) -> list[Tensor]:
     """The parameters of all groups, those that were added later too."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def only_with_gradient(optimizer: Optimizer) -> AbstractContextManager[None]:
+    """Let ``optimizer`` see only the parameters that have a gradient, while it steps.
+
+    torch's own optimizers pass over a missing gradient. Others fill it with zeros, and then decay what is frozen.
+    """
+    if type(optimizer).__module__.startswith("torch.optim."):
+        return nullcontext()
+    return _only_with_gradient(optimizer)
+
+
+@contextmanager
+def _only_with_gradient(optimizer: Optimizer) -> Iterator[None]:
+    groups = list(optimizer.param_groups)
+    whole = [group["params"] for group in groups]
+    try:
+        for group, parameters in zip(groups, whole, strict=True):
+            group["params"] = [p for p in parameters if p.grad is not None]
+        # in place: an optimizer around another one shares the list with it
+        optimizer.param_groups[:] = [group for group in groups if group["params"]]
+        yield
+    finally:
+        for group, parameters in zip(groups, whole, strict=True):
+            group["params"] = parameters
+        optimizer.param_groups[:] = groups
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

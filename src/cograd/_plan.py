@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -96,10 +96,17 @@ class Planner:
     Args:
         models: name -> trainable parameters.
         trains: loss -> the models that it trains; a loss without an entry trains all that it reaches.
+        aside: other parameters that may be in the graph, and get no gradient.
     """
 
-    def __init__(self, models: Mapping[str, Sequence[Tensor]], trains: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Sequence[Tensor]],
+        trains: Mapping[str, Sequence[str]],
+        aside: Iterable[Tensor] = (),
+    ) -> None:
         self.parameters = models
+        self._aside = {id(p) for p in aside}
         self.models = tuple(models)
         self.trains = trains
         self.group_of = {id(p): i for i, name in enumerate(self.models) for p in models[name]}
@@ -169,7 +176,7 @@ class Planner:
         ]
         why = "; ".join(stops) if stops else "every loss trains every model that it reaches"
         idle = tuple(name for name, cells in zip(names, wanted, strict=True) if not cells)
-        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops)
+        return Plan(tuple(passes), why, idle, whole=len(passes) == 1 and not stops and not self._aside)
 
     def _proof(
         self, names: tuple[str, ...], routes: Sequence[int], reach: Sequence[int], plan: Plan, found: Walk
@@ -209,7 +216,7 @@ class Planner:
             missing = routes[k] & ~reach[k] if name in self.trains else 0
             if missing:
                 raise unreached(name, [self.models[m] for m in bits(missing)])
-        for leaf in found.strays(self.group_of):
+        for leaf in found.strays(self.group_of.keys() | self._aside):
             raise RouteError(
                 f"A loss ({quoted(names)}) reaches a trainable parameter of shape {tuple(leaf.shape)} that belongs to "
                 f"none of the models {quoted(self.models)}, so nothing would train it. Name the module that owns it "

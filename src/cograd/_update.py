@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
 from cograd._clip import gradient_norm
 from cograd._expect import Expectations, Setup
-from cograd._losses import check_mapping, evaluate, no_graph, not_finite
-from cograd._models import Statistics, buffers_kept, trainable, with_buffers
+from cograd._finite import alarms, culprit, sounded
+from cograd._graph import sequence
+from cograd._left_alone import no_steps, refuse_flags, refuse_gradients
+from cograd._losses import check_mapping, evaluate, no_graph
+from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
 from cograd._optimizers import members, needs_closure
 from cograd._phase import Phase
@@ -26,13 +29,17 @@ from cograd._report import Report, weighted
 from cograd._representation import Representation
 from cograd._weights import Weight, Weights
 from cograd.errors import (
+    CogradError,
     LossError,
     NonFiniteLossError,
     PartialStepError,
+    PassError,
     RouteError,
     UnreachedError,
 )
 from cograd.gramian import At, Engine
+
+T = TypeVar("T")
 
 
 class Update:
@@ -49,7 +56,8 @@ class Update:
         self.setup, self.phase, self.weights = setup, phase, weights
         self.plan: Plan | None = None
         self._expect = expectations
-        self._unchecked: tuple[Mapping[str, Tensor], Mapping[str, Weight]] = ({}, {})
+        self._unchecked: tuple[Taken, Mapping[str, Tensor], list[Tensor]] | None = None  # with check="late"
+        self._thawed = False  # a loss differentiates at a frozen parameter, so that the flags stay on
         where = setup.gramian.where if isinstance(setup.gramian, At) else None
         self._representation = Representation(where, setup.models[where]) if isinstance(where, str) else None
         self._move = Move(setup)
@@ -64,7 +72,7 @@ class Update:
     def forget(self) -> None:
         """Drop what was gathered, and what was to be checked later: it belongs to another state."""
         self.gathered.clear()
-        self._unchecked = ({}, {})
+        self._unchecked = None
 
     def bind(self) -> None:
         """Look at parameters and optimizers anew, since flags or parameter groups have changed."""
@@ -74,6 +82,7 @@ class Update:
         mine = {id(p) for p in self._mine}
         self._others = [p for name in models for p in models[name].parameters() if id(p) not in mine]
         self._frozen = [p for p in self._others if p.requires_grad]
+        self._frozen_for_good = [p for p in self._others if not p.requires_grad]
         self._parameters = self._mine + self._others
         frozen = [name for name in models if name not in self.trained] if self.setup.freeze_buffers else []
         self._still = [module for name in frozen for module in models[name].modules()]
@@ -82,17 +91,13 @@ class Update:
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
         self._all = [module for name in models for module in models[name].modules()]
         self._with_buffers = with_buffers(models[name] for name in models)
-        self._planner = Planner(self.trained, self.setup.trains)
+        self._plan_anew()
         self._expect.bind(self.trained, self._others)
         self._move.bind(self.trained, {name: own for name, (_, own) in self.optimizers.items()})
 
     def __call__(self, batch: Any, step: int) -> Report:
         """One simultaneous update. After an exception nothing has changed, unless it is a PartialStepError."""
-        if self._unchecked[0]:
-            losses, weights = self._unchecked
-            self._unchecked = ({}, {})
-            if what := not_finite(losses, weights, {}):
-                raise self._not_finite(what, "one step ago; its update has been made")
+        self._check_late()
         set_aside = [(p, g) for p in self._parameters if (g := p.grad) is not None]
         rng = random_state()
         try:
@@ -103,8 +108,15 @@ class Update:
         except BaseException as error:
             if isinstance(error, LossError | UnreachedError) and error.losses:
                 self._locate(error, batch, step, rng)
+            if isinstance(error, PassError) and error.losses:
+                self._locate_entrance(error, batch, step, rng)
+            self._unchecked = None
             for p in self._mine:
+                p.grad, p.requires_grad = None, True
+            for p in self._others:
                 p.grad = None
+            for p in self._frozen_for_good:
+                p.requires_grad = False
             for p, g in set_aside:
                 p.grad = g
             raise
@@ -116,8 +128,6 @@ class Update:
         for name in report.models:
             for p in self.trained[name]:
                 p.grad = None
-        if self.setup.check == "late":
-            self._unchecked = (report.losses, report.weights)
         self.plan = report.plan
         if self._move.kept or not report.overflowed:
             if not self.weights.looks_back:
@@ -164,6 +174,16 @@ class Update:
                 "What prepare(models, batch) computes has no gradient: what is to train is computed in losses."
             )
 
+    def _locate_entrance(self, error: PassError, batch: Any, step: int, rng: RandomState) -> None:
+        """Say in ``error`` where the old graph comes in, for which the losses are evaluated once more."""
+        from cograd._cause import entrance  # only now: nothing is followed where nothing is wrong
+
+        try:
+            with replayed(rng), self.held():
+                error.args = (f"{error}{entrance(lambda: self.present(batch, step))}",)
+        except Exception as failure:
+            error.add_note(f"Where it comes in is unknown: evaluating the losses again raised {failure!r}.")
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """The other models are frozen, as in a step. All buffers are put back when done."""
@@ -182,6 +202,9 @@ class Update:
 
     def present(self, batch: Any, step: int, only: Collection[str] = ()) -> dict[str, Tensor]:
         """The losses of this phase, also those without a graph. ``only`` some, and those before them."""
+        return self._thawing(lambda: self._present(batch, step, only))
+
+    def _present(self, batch: Any, step: int, only: Collection[str]) -> dict[str, Tensor]:
         with self.setup.precision.autocast():
             returned = check_mapping(self.setup.losses(self.setup.models, batch))
             before = self.weights.before(returned, step)
@@ -197,7 +220,7 @@ class Update:
         return {name: loss for name, loss in losses.items() if not only or name in only}
 
     def _step(self, batch: Any, step: int) -> Report:
-        taken = self._gradients(*self._evaluate(batch, step), step)
+        taken = self._gradients(*self._evaluate_alone(batch, step), step)
         return self._move(taken, self._check)
 
     def flush(self) -> Report | None:
@@ -225,11 +248,11 @@ class Update:
             nonlocal report
             for p in own:
                 p.grad = None
-            losses, before = self._evaluate(batch, step)
+            losses, before = self._evaluate_alone(batch, step)
             if report is None:
                 taken = self._gradients(losses, before, step)
                 norms = {name: gradient_norm(self.trained[name]) for name in taken.models if self.setup.grad_norms}
-                self._check(taken, norms)
+                self._check(taken, norms, own)
                 report = taken.report(taken.models, (str(self.closure),), norms=norms)
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
@@ -250,7 +273,7 @@ class Update:
                 raise
             raise PartialStepError(self.closure, [], error) from error
         assert report is not None
-        if self.setup.check == "now" and not all([torch.isfinite(p).all() for p in own]):
+        if self.setup.check == "now" and not torch.stack([p.isfinite().all() for p in own]).all():
             raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
         return report
 
@@ -271,16 +294,64 @@ class Update:
             for p in frozen:
                 p.requires_grad = True
 
+    def _evaluate_alone(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """As :meth:`_evaluate`; what belongs to the step must be as before."""
+        self._began = sequence()
+        self.setup.began.append((step, self._began))
+        with no_steps(self.phase, self._parameters, self.setup.optimizers):
+            found = self._evaluate(batch, step)
+        if any([p.grad is not None for p in self._parameters]):
+            refuse_gradients(self.phase, self.setup.models)
+        still = self._frozen_for_good if self._thawed else self._others
+        if not all([p.requires_grad for p in self._mine]) or any([p.requires_grad for p in still]):
+            refuse_flags(self.phase, self.setup.models, self._mine, still)
+        return found
+
     def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""
+        return self._thawing(lambda: self._evaluate_once(batch, step))
+
+    def _evaluate_once(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         if self._representation is None and not self.setup.precision.name:
             return self._evaluate_now(batch, step)
         with self._representation or nullcontext(), self.setup.precision.autocast():
             return self._evaluate_now(batch, step)
 
+    def _plan_anew(self) -> None:
+        self._planner = Planner(self.trained, self.setup.trains, self._frozen if self._thawed else ())
+
+    def _thawing(self, evaluate: Callable[[], T]) -> T:
+        """``evaluate()``; once more with all flags on if a loss differentiates at a parameter that is frozen here.
+
+        That trains nothing: the passes name the parameters that get a gradient.
+        """
+        if self._thawed or not self._frozen:
+            return evaluate()
+        rng = random_state()
+        buffers = noted_buffers(self._with_buffers) if self.plan is None else []
+        try:
+            return evaluate()
+        except RuntimeError as error:
+            if isinstance(error, CogradError) or "does not require grad" not in str(error):
+                raise
+        put_back(buffers)
+        self._thaw(True)
+        try:
+            with replayed(rng):
+                return evaluate()
+        except BaseException:
+            self._thaw(False)
+            raise
+
+    def _thaw(self, on: bool) -> None:
+        self._thawed = on
+        self._plan_anew()
+        for p in self._frozen:
+            p.requires_grad = on
+
     def _evaluate_now(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         returned = check_mapping(self.setup.losses(self.setup.models, batch))
-        concerned = self._expect.concerned(returned)
+        concerned = self._expect.concerned(returned, step)
         before = self.weights.before(returned, step)
         losses = {}
         for name, value in returned.items():
@@ -297,6 +368,31 @@ class Update:
     def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Taken:
         """Differentiate ``losses``, which it empties, and check that the gradients arrived where they should."""
         try:
+            return self._differentiate(losses, before, step)
+        except RuntimeError as error:
+            if not isinstance(error, CogradError):
+                self._refuse_carried(error, losses, step)
+            raise
+
+    def _refuse_carried(self, error: RuntimeError, losses: Mapping[str, Tensor], step: int) -> None:
+        """Raises PassError if torch failed since a tensor of an earlier step was used again with its graph."""
+        from cograd._cause import carried
+
+        if found := carried(losses, self._began):
+            name, sequence = found
+            then = [s for s, began in self.setup.began if began <= sequence]
+            ago = step - then[-1] if then else None
+            known = {None: "an evaluation long ago", 0: "an earlier phase of this step", 1: "the step before"}
+            where = known.get(ago, f"{ago} steps ago")
+            raise PassError(
+                f"The graph of loss {name!r} in the phase '{self.phase}' goes back into that of {where}, which was "
+                "freed, or whose parameters have moved since. Detach what is carried from one evaluation to the next, "
+                "such as a hidden state: state = state.detach().",
+                [name],
+            ) from error
+
+    def _differentiate(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Taken:
+        try:
             plan = self._planner.plan(losses)
         except RouteError:  # a stranger: was a part of a model replaced, or unfrozen?
             self._expect.check_parameters()
@@ -308,8 +404,11 @@ class Update:
         values = {name: loss.detach() for name, loss in losses.items()}
         gramian = None
         if self.weights.shares:
-            self._check(Taken(values, {}, plan), {})
-            found = self._balance(losses, step)
+            try:
+                found = self._balance(losses, step)
+            except NonFiniteLossError as error:
+                what = culprit(values, {}, {}, {}) or f"{error.args[0]}, though every loss is finite"
+                raise self._not_finite(what, "no parameter has moved") from error
             losses.clear()
             weights: Mapping[str, Weight] = found.weights
             gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
@@ -324,8 +423,6 @@ class Update:
             weights = self.weights.of(losses, before, step)
             scaled = self.setup.precision.scaled(weights) if self.setup.precision.scaling else weights
             run(plan, losses, scaled, self.trained, modules=self._with_buffers)
-        for p in self._others:  # a losses function that unfreezes what the phase froze changes nothing
-            p.grad = None
         without = [p for p in self._mine if p.grad is None]
         if len(without) != self._without:
             self._expect.check_parameters()
@@ -348,15 +445,38 @@ class Update:
         """The engine, with the representation that the losses function has just made."""
         return self._representation.engine() if self._representation else self.setup.gramian
 
-    def _check(self, taken: Taken, norms: Mapping[str, Tensor]) -> None:
-        if self.setup.check == "now" and (what := not_finite(taken.losses, taken.weights, norms)):
+    def _check(self, taken: Taken, norms: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> None:
+        """Losses, weights, norms and the gradients of ``parameters``: one synchronisation per device, or later."""
+        if self.setup.check == "off":
+            return
+        gradients = [g for p in parameters if (g := p.grad) is not None]
+        found = alarms([*taken.losses.values(), *taken.weights.values(), *norms.values()], gradients)
+        if self.setup.check == "late":
+            self._unchecked = (taken, norms, found)
+        elif sounded(found) and (what := culprit(taken.losses, taken.weights, norms, self._gradients_by_name())):
             raise self._not_finite(what, "no parameter has moved")
 
+    def _check_late(self) -> None:
+        """What the last run of the phase left to be looked at."""
+        if self._unchecked is None:
+            return
+        (taken, norms, found), self._unchecked = self._unchecked, None
+        if sounded(found):
+            what = culprit(taken.losses, taken.weights, norms, {}) or "a gradient was NaN or infinite"
+            raise self._not_finite(what, "one step ago; its update has been made")
+
+    def _gradients_by_name(self) -> dict[str, Tensor | None]:
+        models = self.setup.models
+        return {f"{name}.{key}": p.grad for name in self.trained for key, p in models[name].named_parameters()}
+
     def _not_finite(self, what: str, when: str) -> NonFiniteLossError:
-        return NonFiniteLossError(
-            f"In the phase '{self.phase}' {what}; {when}. Look for a logarithm or root of zero, a division by zero, "
-            "or a learning rate that is too high."
+        advice = (
+            "Look for a root, norm or power of zero, where the value is finite and its derivative is not; "
+            "torch.autograd.set_detect_anomaly(True) names the operation."
+            if "gradient" in what and "norm" not in what
+            else "Look for a logarithm or root of zero, a division by zero, or a learning rate that is too high."
         )
+        return NonFiniteLossError(f"In the phase '{self.phase}' {what}; {when}. {advice}")
 
     @contextmanager
     def _freezing(self, still: Sequence[nn.Module]) -> Iterator[None]:
@@ -366,7 +486,7 @@ class Update:
         """
         with buffers_kept(still):
             try:
-                for p in self._frozen:
+                for p in () if self._thawed else self._frozen:
                     p.requires_grad = False
                 yield
             finally:

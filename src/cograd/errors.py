@@ -91,7 +91,7 @@ class LossError(CogradError, ValueError):
 
 
 class NonFiniteLossError(LossError, FloatingPointError):
-    """A loss, or the weight of one, is NaN or infinite. No parameter has moved."""
+    """A loss, the weight of one, or a gradient is NaN or infinite. No parameter has moved."""
 
 
 class UnreachedError(CogradError, RuntimeError):
@@ -111,7 +111,15 @@ class UnreachedError(CogradError, RuntimeError):
 
 
 class PassError(CogradError, RuntimeError):
-    """The graph of this step cannot be differentiated in the passes that the routes need."""
+    """The graph of this step cannot be differentiated as declared.
+
+    Attributes:
+        losses: the losses whose graph goes back into one that was freed, if that is what is wrong.
+    """
+
+    def __init__(self, message: str, losses: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.losses = tuple(losses)
 
 
 class GradModeError(CogradError, RuntimeError):

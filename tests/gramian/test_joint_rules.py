@@ -352,7 +352,7 @@ def test_a_failure_leaves_everything_as_it_was(change, steps, rule, refresh, pic
 def test_a_loss_of_nan_is_noticed_by_the_rule_where_the_check_is_not_now(check, picture, same):
     joint = build(weighting.UPGrad(), losses=broken_losses("nan"), check=check)
     before = picture(joint)
-    with pytest.raises(WeightingError, match="'b'"):
+    with pytest.raises(NonFiniteLossError, match="loss 'b' is nan"):
         joint.step("nan")
     same(before, picture(joint))
 

@@ -1,0 +1,95 @@
+"""Finite: are losses, weights, norms and gradients numbers, all of them at once and with one synchronisation?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Number = Tensor | float
+
+
+@torch.no_grad()
+def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tensor]:
+    """One tensor per device that is not 0 if something there is NaN or infinite. Waits for nothing.
+
+    Losses are looked at in float32, so what only float64 can hold raises a false alarm: :func:`culprit` decides.
+
+    Args:
+        scalars: losses, weights, norms.
+        gradients: dense or sparse. Each is multiplied by one in place, which changes no bit of it.
+    """
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for gradient in gradients:
+        values = _values(gradient)
+        kinds.setdefault((values.device, values.dtype), []).append(values)
+    for device, own in _by_device(scalars).items():
+        kinds.setdefault((device, torch.float32), []).append(torch.stack(own))
+    found: dict[torch.device, Tensor] = {}
+    for (device, _), tensors in kinds.items():
+        alarm = found.setdefault(device, torch.zeros(1, device=device))
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, alarm, _one(device))
+    return list(found.values())
+
+
+def sounded(found: Sequence[Tensor]) -> bool:
+    """Whether one of the :func:`alarms` is not 0. One synchronisation per device."""
+    return any([alarm.item() for alarm in found])
+
+
+def culprit(
+    losses: Mapping[str, Tensor],
+    weights: Mapping[str, Number],
+    norms: Mapping[str, Number],
+    gradients: Mapping[str, Tensor | None],
+) -> str | None:
+    """A sentence about the first of these that is NaN or infinite. Slow: for when an alarm was sounded.
+
+    Args:
+        losses: name -> loss.
+        weights: loss -> weight.
+        norms: model -> norm of its gradient.
+        gradients: parameter -> gradient.
+    """
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            return f"loss {name!r} is {float(loss)}"
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            return f"the weight of loss {name!r} is {float(weight)}"
+    for name, gradient in gradients.items():
+        if gradient is not None and not _values(gradient).isfinite().all():
+            kind = "NaN" if _values(gradient).isnan().any() else "infinite"
+            return f"the gradient of {name} is {kind}, though every loss is finite"
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            return f"the norm of the gradient of {name!r} is {float(norm)}"
+    return None
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient, which may be written to."""
+    values = gradient._values() if gradient.is_sparse else gradient
+    if values.requires_grad:  # a graph hangs on it, which a write would spoil
+        values = values.detach().clone()
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _by_device(scalars: Iterable[Number]) -> dict[torch.device, list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
+    for scalar in scalars:
+        if isinstance(scalar, Tensor):
+            value = scalar if scalar.dtype == torch.float32 else scalar.to(torch.float32)
+            found.setdefault(value.device, []).append(value)
+        elif not math.isfinite(scalar):
+            found.setdefault(torch.device("cpu"), []).append(torch.tensor(math.nan))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _one(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(1, device=device)
