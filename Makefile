@@ -37,9 +37,6 @@ check: .venv/.made-test  ## Format, lint, types, imports, unused code
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 
-# Memory stays with the process: whether freed blocks go back to the system is luck, and costs more than what is compared.
-bench: export MALLOC_TRIM_THRESHOLD_ := 10000000000
-bench: export MALLOC_MMAP_THRESHOLD_ := 10000000000
 bench: .venv/.made-bench  ## Compare with hand-written loops, as ratios
 	$(BIN)/python -m benchmarks
 

@@ -43,3 +43,17 @@ def test_blocks_run_in_order(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    """What a page tells the reader to run, such as what measures its figures."""
+    text = page.read_text()
+    targets = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"`make (\w+)", text):
+        assert f"\n{name}:" in targets, name
+    for module in re.findall(r"python -m (benchmarks[\w.]*)", text):
+        path = ROOT.joinpath(*module.rstrip(".").split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    for path in re.findall(r"(?:python|pytest|cograd \w+) ((?:examples|tests|benchmarks|docs)/[\w/.]+)", text):
+        assert (ROOT / path.rstrip(".")).exists(), path
