@@ -22,6 +22,8 @@ PUBLIC = [
     "Joint",
     "Losses",
     "MaxSteps",
+    "Mean",
+    "Metric",
     "Models",
     "Pass",
     "Phase",

@@ -13,6 +13,8 @@ from cograd import weighting as weighting
 from cograd._backward import backward as backward
 from cograd._backward import grad as grad
 from cograd._clip import Clip as Clip
+from cograd._counted import Mean as Mean
+from cograd._counted import Metric as Metric
 from cograd._followers import EMA as EMA
 from cograd._followers import Copy as Copy
 from cograd._joint import Joint as Joint
@@ -55,6 +57,8 @@ __all__ = [
     "Joint",
     "Losses",
     "MaxSteps",
+    "Mean",
+    "Metric",
     "Models",
     "Pass",
     "Phase",

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cograd._balance import Balanced, balance, check_engine, deposit
-from cograd._losses import LossLike, check_mapping, evaluate, no_graph
+from cograd._losses import Evaluation, LossLike, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, named_parameters, with_buffers
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
-from cograd._routes import Mention, Trains, check_mentions, parse_trains
+from cograd._routes import Mention, Trains, check_mentions, check_metrics, parse_trains
 from cograd._weights import Rule, Weight, Weights, cotangent
 from cograd.errors import LossError, ModelError, PassError, RouteError, WeightingError, quoted, shown
 from cograd.gramian import Engine, Gramian
@@ -71,7 +71,8 @@ def backward(
     autocast region they are taken outside of it; losses that are callables are evaluated inside.
 
     Args:
-        losses: name -> scalar tensor, a callable that gives one, or None if it is absent.
+        losses: name -> scalar tensor, a callable that gives one, or None if it is absent; or
+            ``cograd.Mean``, or ``cograd.Metric``, which is only reported.
         models: name -> module, or its parameters. Needed for ``trains``, and for running statistics
             of checkpointed modules to move as in one backward pass where several are needed.
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
@@ -192,6 +193,7 @@ class _Ready:
     step: int
     planner: Planner
     plan: Plan
+    beside: Evaluation
 
     def factors(self) -> dict[str, Weight]:
         return self.weights.of(self.losses, self.before, self.step)
@@ -209,7 +211,8 @@ def _prepare(
     weighting: Rule | None,
     gramian: Engine | None,
 ) -> _Ready:
-    losses = check_mapping(losses)
+    found = Evaluation()
+    losses = found.without_metrics(check_mapping(losses))
     if trains and not models:
         raise RouteError("trains names models, so models= is needed too: name -> module.")
     groups = {name: [t for t in named.values() if t.requires_grad] for name, named in models.items()}
@@ -222,16 +225,18 @@ def _prepare(
     factors = Weights(weights, weighting)
     check_engine(gramian, factors.shares)
     mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+    check_metrics(mentions + factors.mentions(), found.metrics)
     check_mentions(mentions + factors.mentions(), losses)
     step = weighting.steps if isinstance(weighting, Stateful) else 0
     before = factors.before(losses, step)
-    present = {}
+    present = found.losses
     for name, value in losses.items():
-        loss = evaluate(name, value) if before[name] else None
+        loss = evaluate(name, value, found) if before[name] else None
         if loss is not None:
             if not loss.requires_grad:
                 raise no_graph(name, loss)
             present[name] = loss
+    check_metrics(mentions + factors.mentions(), found.metrics)
     if not present:
         raise LossError(f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present.")
     planner = Planner(groups, routes)
@@ -240,7 +245,7 @@ def _prepare(
     else:
         only = Pass(tuple(present), tuple(groups), ends=tuple(present))
         plan = Plan((only,), "every loss trains every model that it reaches", whole=True)
-    return _Ready(present, factors, before, step, planner, plan)
+    return _Ready(present, factors, before, step, planner, plan, found)
 
 
 def _balance(
@@ -276,7 +281,9 @@ def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | Non
     detached = {k: w.detach() if isinstance(w, Tensor) else w for k, w in weights.items()}
     rule = ready.weights.balance
     plan = replace(ready.plan, rule=type(rule.rule).__name__) if rule and rule.shares else ready.plan
-    return Report({name: ready.losses[name].detach() for name in weights}, detached, plan, gramian=gramian)
+    losses = {name: ready.losses[name].detach() for name in weights}
+    metrics, counts = ready.beside.logged(), ready.beside.counts
+    return Report(losses, detached, plan, gramian=gramian, metrics=metrics, counts=counts)
 
 
 def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:

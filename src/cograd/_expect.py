@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from cograd._models import Models, named_parameters
 from cograd._phase import Phase
 from cograd._plan import unreached
 from cograd._precision import Precision
-from cograd._routes import Mention, check_mentions
+from cograd._routes import Mention, check_mentions, check_metrics
 from cograd.errors import LossError, ModelError, PhaseError, UnreachedError, quoted
 from cograd.gramian import Engine
 
@@ -46,7 +46,8 @@ class Setup:
     watch: int = 0  # look at the losses' gradients each so many steps; never if 0
     prepare: Callable[[Any, Any], Any] | None = None  # makes of a batch what the losses function receives
     missing: str = "warn"  # what becomes of a loss that was returned before, and then is not
-    returned: set[str] = field(default_factory=set)  # every name that the losses function has returned
+    returned: set[str] = field(default_factory=set)  # every loss that the losses function has returned
+    metrics: set[str] = field(default_factory=set)  # every name that it returned for a metric
     missed: set[str] = field(default_factory=set)  # those of whose absence was warned
     began: deque[tuple[int, int]] = field(default_factory=partial(deque, maxlen=64))  # steps, and where graphs began
 
@@ -70,6 +71,13 @@ class Setup:
                 "it lack a return?"
             )
         return made
+
+    def only_logged(self, metrics: Set[str]) -> None:
+        """These names are metrics, so nothing may take them for losses."""
+        if not self.metrics >= metrics:
+            check_metrics(self.mentions, metrics)
+            self.metrics |= metrics
+            self.returned -= metrics
 
 
 class Expectations:
@@ -121,7 +129,7 @@ class Expectations:
     def _meet(self, returned: Losses) -> None:
         if not self.setup.returned:
             check_mentions(self.setup.mentions, returned)
-        self.setup.returned.update(returned)
+        self.setup.returned.update(returned.keys() - self.setup.metrics)
         for model in self.trained:
             if not any(self.concerns(name) and self.trains(name, model) for name in self.setup.returned):
                 raise PhaseError(

@@ -17,7 +17,7 @@ from cograd._clip import Clips, parse_clips
 from cograd._declared import check_closures, check_gramian, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy
-from cograd._losses import check_mapping, evaluate
+from cograd._losses import Evaluation, check_mapping, evaluate
 from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers, check_ownership
 from cograd._phase import Phase
@@ -81,7 +81,8 @@ class Joint:
     Args:
         models: name -> module. No two may share parameters.
         losses: ``losses(models, batch)`` returns name -> scalar tensor, or -> a callable that gives
-            one (called only in phases that need it), or -> None (absent from this batch). The first
+            one (called only in phases that need it), or -> None (absent from this batch), or ->
+            ``cograd.Mean`` (a loss with its count), or -> ``cograd.Metric`` (only logged). The first
             batch must return every name that ``trains``, ``weights`` or a phase mentions.
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
             every model that it reaches.
@@ -380,10 +381,17 @@ class Joint:
     def evaluate(self, batch: Any) -> dict[str, Tensor]:
         """The raw losses on ``batch``, without gradients or steps, with the models in eval mode.
 
-        Every callable is evaluated; absent losses are left out. Modes and flags are put back.
+        Every callable is evaluated; absent losses are left out; metrics are there too. Modes and flags
+        are put back.
         Parameters are frozen rather than gradients switched off, so that a loss which itself calls
         ``torch.autograd.grad`` (a gradient penalty) can be evaluated too.
         """
+        found = self._evaluated(batch)
+        return found.losses | {name: torch.as_tensor(value) for name, value in found.logged().items()}
+
+    def _evaluated(self, batch: Any) -> Evaluation:
+        """What :meth:`evaluate` returns, with the counts."""
+        found = Evaluation()
         frozen = [p for p in self._everything if p.requires_grad]
         try:
             for p in frozen:
@@ -392,11 +400,12 @@ class Joint:
                 batch = self._setup.prepared(batch)
                 with self._precision.autocast():
                     returned = check_mapping(self._setup.losses(self.models, batch))
-                    values = {name: evaluate(name, loss) for name, loss in returned.items()}
+                    values = {name: evaluate(name, loss, found) for name, loss in returned.items()}
         finally:
             for p in frozen:
                 p.requires_grad = True
-        return {name: loss.detach() for name, loss in values.items() if loss is not None}
+        found.losses = {name: loss.detach() for name, loss in values.items() if loss is not None}
+        return found
 
     def plan(self, batch: Any = None) -> StepPlan:
         """Which backward passes each phase runs, and why.

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from cograd._arity import misfit
+from cograd._counted import Mean, Metric
 from cograd.errors import LossError, shown
 
-LossLike = Tensor | Callable[[], Tensor | None] | None
+LossLike = Tensor | Mean | Metric | Callable[[], Tensor | Mean | Metric | None] | None
 Losses = Mapping[str, LossLike]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What the losses function has given on one batch.
+
+    Attributes:
+        losses: name -> scalar, of the losses that are present.
+        counts: loss -> over how many samples it is the mean, where that was said.
+        metrics: name -> what is only logged.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    def without_metrics(self, returned: Losses) -> Losses:
+        """What is to be evaluated of ``returned``, the metrics being taken out of it."""
+        found = {name: value for name, value in returned.items() if isinstance(value, Metric)}
+        if not found:
+            return returned
+        self.metrics |= found
+        return {name: value for name, value in returned.items() if name not in found}
+
+    def logged(self) -> dict[str, Tensor | float]:
+        """Metric -> number, or detached scalar that nobody has waited for."""
+        return {name: mean for name, metric in self.metrics.items() if (mean := metric.mean) is not None}
 
 
 def check_mapping(returned: object) -> Mapping[str, LossLike]:
@@ -27,30 +56,52 @@ def check_mapping(returned: object) -> Mapping[str, LossLike]:
     )
 
 
-def evaluate(name: str, loss: Any) -> Tensor | None:
-    """The loss as a scalar tensor; None if it is absent.
+def evaluate(name: str, loss: Any, beside: Evaluation | None = None) -> Tensor | None:
+    """The loss as a scalar tensor; None if it is absent, or only logged.
+
+    Args:
+        name: what it is called.
+        loss: what the losses function returned for it.
+        beside: takes its count, or the metric.
 
     Raises:
         LossError: it is not a scalar of floating type.
     """
     if callable(loss) and not isinstance(loss, Tensor):
         loss = _called(name, loss)
-    if loss is None:
+    if isinstance(loss, Tensor):
+        return _scalar(name, _floating(name, loss))
+    if isinstance(loss, Mean):
+        _floating(name, loss.value)
+        mean, count = loss.read(name)
+        if not count:
+            return None
+        if beside is not None:
+            beside.counts[name] = count
+        return _scalar(name, mean)
+    if isinstance(loss, Metric) and beside is not None:
+        beside.metrics[name] = loss
+    if loss is None or isinstance(loss, Metric):
         return None
-    if not isinstance(loss, Tensor):
-        raise LossError(f"loss {name!r} must be a tensor; found {shown(loss)}. {_remedy(loss)}")
+    raise LossError(f"loss {name!r} must be a tensor; found {shown(loss)}. {_remedy(loss)}")
+
+
+def _floating(name: str, loss: Tensor) -> Tensor:
     if not loss.is_floating_point():
         raise LossError(
             f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
             "Look for a cast to integers, a comparison, or argmax on the way."
         )
+    return loss
+
+
+def _scalar(name: str, loss: Tensor) -> Tensor:
     if loss.numel() != 1:
         raise LossError(
             f"loss {name!r} must be one number; found shape {tuple(loss.shape)}. Reduce it: {name}.mean(), or "
             f"{name}.sum() for a total over the batch."
         )
-    scalar: Tensor = loss.reshape(()) if loss.dim() else loss
-    return scalar
+    return loss.reshape(()) if loss.dim() else loss
 
 
 def _called(name: str, loss: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cograd._accumulation import Held
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
+from cograd._losses import Evaluation
 from cograd._optimizers import only_with_gradient
 from cograd._plan import Plan
 from cograd._report import Report
@@ -26,6 +27,7 @@ class Taken:
         losses, weights, plan, skipped, without_grad, gramian: as in :class:`cograd.Report`.
         models: those that have got a gradient.
         overflowed: optimizers without gradients, since a scaled one was infinite.
+        beside: the counts of the losses, and what is only logged.
     """
 
     losses: Mapping[str, Tensor]
@@ -36,6 +38,7 @@ class Taken:
     without_grad: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gramian: Gramian | None = None
     overflowed: tuple[str, ...] = ()
+    beside: Evaluation = field(default_factory=Evaluation)
 
     def report(
         self,
@@ -58,6 +61,8 @@ class Taken:
             overflowed,
             norms or {},
             self.gramian,
+            self.beside.logged(),
+            {name: n for name, n in self.beside.counts.items() if name in self.losses},
         )
 
 

@@ -28,6 +28,8 @@ class Report:
         overflowed: optimizers for which a float16 gradient overflowed, so that an update was skipped.
         grad_norms: model -> 2-norm of its gradient before clipping; empty unless asked for.
         gramian: norms, cosines and conflicts of the losses' gradients, where they were computed.
+        metrics: name -> what was only to be logged (``cograd.Metric``).
+        counts: loss -> over how many samples it is the mean, where that was said (``cograd.Mean``).
 
     >>> x = torch.tensor(3.0, requires_grad=True)
     >>> report = cograd.backward({"square": x**2, "self": 1 * x}, weights={"square": 0.5})
@@ -48,6 +50,8 @@ class Report:
     overflowed: tuple[str, ...] = ()
     grad_norms: Mapping[str, Tensor] = field(default_factory=dict)
     gramian: Gramian | None = None
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def weighted(self) -> dict[str, Tensor]:
@@ -97,6 +101,16 @@ class StepReport:
     def grad_norms(self) -> dict[str, Tensor]:
         """Model -> 2-norm of its gradient."""
         return {k: v for phase in self.phases for k, v in phase.grad_norms.items()}
+
+    @property
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Name -> what was only to be logged."""
+        return {k: v for phase in self.phases for k, v in phase.metrics.items()}
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Loss -> over how many samples it is the mean, where that was said."""
+        return {k: v for phase in self.phases for k, v in phase.counts.items()}
 
     @property
     def gramian(self) -> Gramian | None:

@@ -82,3 +82,15 @@ def check_mentions(mentions: Iterable[Mention], returned: Collection[str]) -> No
             for mention in missing
         ]
         raise missing[0].error(report(problems))
+
+
+def check_metrics(mentions: Iterable[Mention], metrics: Collection[str]) -> None:
+    """No loss that was named may be one of the ``metrics``, which are only logged."""
+    wrong = list(dict.fromkeys(mention for mention in mentions if mention.loss in metrics))
+    if wrong:
+        problems = [
+            f"{mention.where} names {mention.loss!r}, which the losses function returns as a Metric: it is logged and "
+            "trains nothing. Take it out there, or return the loss itself."
+            for mention in wrong
+        ]
+        raise wrong[0].error(report(problems))

@@ -18,7 +18,7 @@ from cograd._expect import Expectations, Setup
 from cograd._finite import alarms, culprit, sounded
 from cograd._graph import sequence
 from cograd._left_alone import no_steps, refuse_flags, refuse_gradients
-from cograd._losses import check_mapping, evaluate, no_graph
+from cograd._losses import Evaluation, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
 from cograd._optimizers import members, needs_closure
@@ -143,7 +143,7 @@ class Update:
         try:
             with replayed(rng), self._freezing(self._all):
                 try:
-                    losses, _ = self._evaluate(batch, step)
+                    losses = self._evaluate(batch, step)[0].losses
                 finally:
                     if self._representation:
                         self._representation.forget()
@@ -206,7 +206,7 @@ class Update:
 
     def _present(self, batch: Any, step: int, only: Collection[str]) -> dict[str, Tensor]:
         with self.setup.precision.autocast():
-            returned = check_mapping(self.setup.losses(self.setup.models, batch))
+            returned = Evaluation().without_metrics(check_mapping(self.setup.losses(self.setup.models, batch)))
             before = self.weights.before(returned, step)
             missing, losses = set(only), {}
             for name, value in returned.items():
@@ -248,9 +248,10 @@ class Update:
             nonlocal report
             for p in own:
                 p.grad = None
-            losses, before = self._evaluate_alone(batch, step)
+            found, before = self._evaluate_alone(batch, step)
+            losses = found.losses
             if report is None:
-                taken = self._gradients(losses, before, step)
+                taken = self._gradients(found, before, step)
                 norms = {name: gradient_norm(self.trained[name]) for name in taken.models if self.setup.grad_norms}
                 self._check(taken, norms, own)
                 report = taken.report(taken.models, (str(self.closure),), norms=norms)
@@ -294,7 +295,7 @@ class Update:
             for p in frozen:
                 p.requires_grad = True
 
-    def _evaluate_alone(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _evaluate_alone(self, batch: Any, step: int) -> tuple[Evaluation, dict[str, float]]:
         """As :meth:`_evaluate`; what belongs to the step must be as before."""
         self._began = sequence()
         self.setup.began.append((step, self._began))
@@ -307,11 +308,11 @@ class Update:
             refuse_flags(self.phase, self.setup.models, self._mine, still)
         return found
 
-    def _evaluate(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _evaluate(self, batch: Any, step: int) -> tuple[Evaluation, dict[str, float]]:
         """The present losses of this phase that have a graph, and what is known of their weights."""
         return self._thawing(lambda: self._evaluate_once(batch, step))
 
-    def _evaluate_once(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _evaluate_once(self, batch: Any, step: int) -> tuple[Evaluation, dict[str, float]]:
         if self._representation is None and not self.setup.precision.name:
             return self._evaluate_now(batch, step)
         with self._representation or nullcontext(), self.setup.precision.autocast():
@@ -349,26 +350,31 @@ class Update:
         for p in self._frozen:
             p.requires_grad = on
 
-    def _evaluate_now(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        returned = check_mapping(self.setup.losses(self.setup.models, batch))
+    def _evaluate_now(self, batch: Any, step: int) -> tuple[Evaluation, dict[str, float]]:
+        found = Evaluation()
+        returned = found.without_metrics(check_mapping(self.setup.losses(self.setup.models, batch)))
+        if found.metrics:
+            self.setup.only_logged(found.metrics.keys())
         concerned = self._expect.concerned(returned, step)
         before = self.weights.before(returned, step)
-        losses = {}
         for name, value in returned.items():
             if before[name] and concerned[name]:
-                loss = evaluate(name, value)
+                loss = evaluate(name, value, found)
                 if loss is None:
                     continue
                 if loss.grad_fn is not None or (loss.requires_grad and any(loss is p for p in self._mine)):
-                    losses[name] = loss
+                    found.losses[name] = loss
                 else:
                     self._expect.sit_out(name, no_graph(name, loss))
-        return losses, before
+        if found.metrics:
+            self.setup.only_logged(found.metrics.keys())
+        return found, before
 
-    def _gradients(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Taken:
-        """Differentiate ``losses``, which it empties, and check that the gradients arrived where they should."""
+    def _gradients(self, found: Evaluation, before: Mapping[str, float], step: int) -> Taken:
+        """Differentiate the losses, which it empties, and check that the gradients arrived where they should."""
+        losses = found.losses
         try:
-            return self._differentiate(losses, before, step)
+            return self._differentiate(found, before, step)
         except RuntimeError as error:
             if not isinstance(error, CogradError):
                 self._refuse_carried(error, losses, step)
@@ -391,7 +397,8 @@ class Update:
                 [name],
             ) from error
 
-    def _differentiate(self, losses: dict[str, Tensor], before: Mapping[str, float], step: int) -> Taken:
+    def _differentiate(self, found: Evaluation, before: Mapping[str, float], step: int) -> Taken:
+        losses = found.losses
         try:
             plan = self._planner.plan(losses)
         except RouteError:  # a stranger: was a part of a model replaced, or unfrozen?
@@ -405,16 +412,16 @@ class Update:
         gramian = None
         if self.weights.shares:
             try:
-                found = self._balance(losses, step)
+                balanced = self._balance(losses, step)
             except NonFiniteLossError as error:
                 what = culprit(values, {}, {}, {}) or f"{error.args[0]}, though every loss is finite"
                 raise self._not_finite(what, "no parameter has moved") from error
             losses.clear()
-            weights: Mapping[str, Weight] = found.weights
-            gramian, plan = found.gramian, replace(plan, rule=self.weights.name)
-            if found.overflowed:
-                return Taken(values, weights, plan, overflowed=tuple(self.optimizers))
-            deposit(found.gradients)
+            weights: Mapping[str, Weight] = balanced.weights
+            gramian, plan = balanced.gramian, replace(plan, rule=self.weights.name)
+            if balanced.overflowed:
+                return Taken(values, weights, plan, overflowed=tuple(self.optimizers), beside=found)
+            deposit(balanced.gradients)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
                 with buffers_kept(self._with_buffers):
@@ -429,7 +436,7 @@ class Update:
             self._without = len(without)
         skipped, some = self._expect.lacking(values) if without else ((), {})
         models = tuple(name for name in self.trained if name not in skipped)
-        return Taken(values, weights, plan, models, skipped, some, gramian)
+        return Taken(values, weights, plan, models, skipped, some, gramian, beside=found)
 
     def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from cograd._arity import misfit
+from cograd._counted import Metric
 from cograd._joint import Joint
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, trainable
-from cograd._routes import Mention, Trains, check_mentions, parse_trains
+from cograd._routes import Mention, Trains, check_mentions, check_metrics, parse_trains
 from cograd._update import Update
 from cograd.errors import CogradError, LossError, RouteError
 from cograd.explanation._assemble import Seen, assembled
@@ -34,7 +35,9 @@ def of_function(losses: Any, batch: Any, models: Mapping[str, nn.Module], trains
     with untouched(models.values()):
         with following() as tape:
             returned = check_mapping(losses(Models(dict(models)), batch))
-            check_mentions([Mention(name, f"trains[{name!r}]", RouteError) for name in routes], returned)
+            mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+            check_mentions(mentions, returned)
+            check_metrics(mentions, [name for name, value in returned.items() if isinstance(value, Metric)])
             values = {name: evaluate(name, loss) for name, loss in returned.items()}
         present = {name: loss for name, loss in values.items() if loss is not None}
         rows = gradients(present, [p for parameters in own.values() for p in parameters])

@@ -131,10 +131,10 @@ def _contradictions(joint: Joint, options: Options, loader: Any) -> Iterator[str
     for who, name in options.wanted:
         if name.startswith("val/") and options.measure is None:
             yield f"{who} looks at {name!r}, but nothing is validated. Give validate=, or look at 'loss/<name>'."
-        elif not name.startswith(("val/", "loss/", "weight/", "lr/", "grad_norm/")):
+        elif not name.startswith(("val/", "loss/", "metric/", "weight/", "lr/", "grad_norm/")):
             yield (
-                f"{who} looks at {name!r}, which cannot be logged. Names begin with 'val/', 'loss/', 'weight/', 'lr/' "
-                f"or 'grad_norm/': did you mean 'val/{name}'?"
+                f"{who} looks at {name!r}, which cannot be logged. Names begin with 'val/', 'loss/', 'metric/', "
+                f"'weight/', 'lr/' or 'grad_norm/': did you mean 'val/{name}'?"
             )
     if options.best is not None and not options.best.startswith("val/"):
         yield f"best must be a value of the validation, 'val/<name>'; found {options.best!r}."

@@ -292,6 +292,7 @@ class Session:
         known = {*values}
         if kind == "log":  # a loss may be absent, and a phase not yet due
             known |= {f"{what}/{name}" for what in ("loss", "weight") for name in self.run.joint.state_dict()["losses"]}
+            known |= {f"metric/{name}" for update in self.run.joint.updates_now() for name in update.setup.metrics}
             if any(name.startswith("grad_norm/") for name in values):
                 known |= {f"grad_norm/{name}" for name in self.run.joint.updates}
         for who, name in self.options.wanted:

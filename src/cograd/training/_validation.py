@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast, final
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cograd._joint import Joint
+from cograd._losses import Evaluation
 from cograd._models import Models
-from cograd.errors import LoaderError, TrainingError, quoted, unknown
+from cograd.errors import LoaderError, LossError, TrainingError, quoted, unknown
 from cograd.training._batches import Batches
 from cograd.training._blame import blame
 from cograd.training._generators import generators, restore, states
@@ -21,7 +23,7 @@ from cograd.training._window import to_numbers
 from cograd.training._world import kept_world
 
 
-class Metric(Protocol):
+class Gathers(Protocol):
     """Anything that gathers predictions: a metric of torchmetrics, or a class of your own."""
 
     def update(self, *args: Any) -> object:
@@ -42,8 +44,10 @@ Measure = Callable[[Joint, torch.device | None], Mapping[str, Any]]
 class Validation:
     """Validate on a loader: the mean of each loss, and metrics of predictions.
 
-    The mean is weighted by the size of the batches, where all tensors of a batch agree on one; a loss
-    that is absent from a batch does not count there.
+    The mean of a ``cograd.Mean`` or ``cograd.Metric`` that has a count is weighted by it. That of any other
+    loss is weighted by the size of the batches: the first dimension of their tensors where these agree,
+    or ``num_graphs`` or ``batch_size`` of an object that has one. A loss that is absent from a batch does
+    not count there.
 
     Args:
         loader: gives batches anew whenever it is iterated; the same ones each time, if it draws from a
@@ -56,6 +60,9 @@ class Validation:
 
     Raises:
         TrainingError, LoaderError: an argument is not as described.
+
+    Warns:
+        UserWarning: the batches have no common size, so each counts the same in a mean.
 
     >>> class Mean:
     ...     def reset(self):
@@ -81,7 +88,7 @@ class Validation:
         loader: Iterable[Any],
         *,
         predict: Predict | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, Gathers] | None = None,
         losses: bool = True,
     ) -> None:
         self.loader = _need_loader(loader)
@@ -101,6 +108,7 @@ class Validation:
         if not losses and not metrics:
             raise TrainingError("losses=False without metrics leaves nothing to validate. Give predict and metrics.")
         self.predict, self.metrics, self.losses = predict, dict(metrics or {}), losses
+        self._warned = False
 
     def __call__(self, joint: Joint, device: torch.device | None) -> dict[str, Any]:
         """Name -> number, over one pass through the loader."""
@@ -115,7 +123,7 @@ class Validation:
             batches += 1
             try:
                 if self.losses:
-                    means.add(joint.evaluate(batch), _size(batch))
+                    means.add(joint._evaluated(batch), _size(batch))
                 if self.predict is not None:
                     with torch.no_grad():
                         self._update(self.predict(joint.models, batch))
@@ -125,6 +133,14 @@ class Validation:
         if not batches:
             raise LoaderError("The loader of validate gives no batches. Check its data set, and drop_last.")
         found: dict[str, Any] = dict(means.read())
+        if means.guessed and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "The batches of the validation have no size that is known (their tensors do not agree on a first "
+                f"dimension), so each counts the same in the mean of {quoted(means.guessed)}. Let the losses function "
+                "return cograd.Mean(loss, count) for a mean over samples.",
+                stacklevel=2,
+            )
         for name, metric in self.metrics.items():
             if name in found:
                 raise TrainingError(f"metrics[{name!r}] has the name of a loss. Rename it, or give losses=False.")
@@ -195,45 +211,76 @@ def _untouched(joint: Joint, loader: Any) -> Iterator[None]:
 
 
 class _Means:
-    """Means of losses, weighted by the sizes of the batches if all are known."""
+    """Means of losses and metrics, each weighted by its counts, or by the sizes of the batches if all are known."""
 
     def __init__(self) -> None:
-        self._losses: dict[str, tuple[list[Tensor], list[int]]] = {}
-        self._known = True
+        self._values: dict[str, list[Tensor | float]] = {}
+        self._counts: dict[str, list[float | None]] = {}
+        self._sizes: dict[str, list[int | None]] = {}
+        self._batches: list[int | None] = []
 
-    def add(self, losses: Mapping[str, Tensor], size: int | None) -> None:
-        self._known = self._known and size is not None
-        for name, loss in losses.items():
-            values, sizes = self._losses.setdefault(name, ([], []))
-            values.append(loss)
-            sizes.append(size or 1)
+    def add(self, found: Evaluation, size: int | None) -> None:
+        self._batches.append(size)
+        counts: dict[str, float | None] = {**found.counts}
+        counts |= {name: metric.read(name) for name, metric in found.metrics.items()}
+        for name, value in {**found.losses, **found.logged()}.items():
+            count = counts.get(name)
+            if count == 0:
+                continue
+            self._values.setdefault(name, []).append(value)
+            self._counts.setdefault(name, []).append(count)
+            self._sizes.setdefault(name, []).append(size)
+
+    @property
+    def guessed(self) -> list[str]:
+        """What counts the same in each of several batches, since nothing is known of them."""
+        if len(self._batches) < 2 or None not in self._batches:
+            return []
+        return [name for name, counts in self._counts.items() if None in counts]
 
     def read(self) -> dict[str, float]:
-        return {
-            name: _weighted(to_numbers(values), sizes if self._known else [1] * len(sizes))
-            for name, (values, sizes) in self._losses.items()
-        }
+        return {name: _weighted(to_numbers(values), self._weights(name)) for name, values in self._values.items()}
+
+    def _weights(self, name: str) -> list[float]:
+        counts = [n for n in self._counts[name] if n is not None]
+        if len(counts) == len(self._counts[name]):
+            return counts
+        if counts:
+            raise LossError(
+                f"{name!r} came with a count in {len(counts)} of {len(self._counts[name])} batches of the validation. "
+                "Let the losses function return cograd.Mean or cograd.Metric with a count in all of them, or in none."
+            )
+        sizes = [n for n in self._sizes[name] if n is not None]
+        return [float(n) for n in sizes] if None not in self._batches else [1.0] * len(self._counts[name])
 
 
-def _weighted(values: Sequence[float], sizes: Sequence[int]) -> float:
+def _weighted(values: Sequence[float], sizes: Sequence[float]) -> float:
     products = [value * size for value, size in zip(values, sizes, strict=True)]
     finite = all(map(math.isfinite, products))
     return (math.fsum(products) if finite else sum(products)) / sum(sizes)
 
 
 def _size(batch: Any) -> int | None:
-    """How many examples a batch has, if all of its tensors agree."""
-    sizes = {tensor.shape[0] for tensor in _tensors(batch) if tensor.ndim}
+    """How many examples a batch has, if all of its parts agree."""
+    sizes = set(_sizes(batch))
     return sizes.pop() if len(sizes) == 1 and sizes != {0} else None
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def _sizes(batch: Any) -> Iterator[int]:
+    """The first dimension of each tensor; of an object that says how many graphs or examples it holds, that."""
     if isinstance(batch, Tensor):
-        yield batch
+        yield from batch.shape[:1]
         return
+    for name in ("num_graphs", "batch_size"):
+        size = getattr(batch, name, None)
+        if isinstance(size, torch.Size) and size:  # of a TensorDict
+            size = size[0]
+        if isinstance(size, int):
+            yield size
+            return
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     for part in parts or getattr(batch, "__dict__", {}).values():
-        yield from _tensors(part)
+        yield from _sizes(part)
 
 
 def _need_loader(loader: Any) -> Iterable[Any]:

@@ -71,7 +71,12 @@ def named(report: StepReport) -> dict[str, Tensor | float]:
     """What one step reports, under the names by which it is logged."""
     return {
         f"{kind}/{name}": value
-        for kind, values in (("loss", report.losses), ("weight", report.weights), ("grad_norm", report.grad_norms))
+        for kind, values in (
+            ("loss", report.losses),
+            ("metric", report.metrics),
+            ("weight", report.weights),
+            ("grad_norm", report.grad_norms),
+        )
         for name, value in values.items()
     }
 
