@@ -79,6 +79,23 @@ def test_under_a_rule_that_looks_at_gradients(engine, picture, same):
     same(before, picture(joint))
 
 
+def test_under_a_rule_that_forms_no_gradients(picture, same):
+    torch.manual_seed(0)
+    wide = {"net": nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64)), "other": nn.Linear(64, 1)}
+
+    def losses(m, x):
+        h = m["net"](x[:, :2] * x[:, 2:]) * x[:, 2:]
+        return {"y": h.square().sum(1).sqrt().mean(), "z": m["other"](h).square().mean()}
+
+    joint = Joint(models=wide, losses=losses, optimizers=ADAM, weighting=weighting.UPGrad())
+    ones = torch.ones(4, 1)
+    assert joint.step(torch.cat([GOOD, ones], 1)).gramian.how == ("layer by layer",)
+    before = picture(joint)
+    with pytest.raises(NonFiniteLossError, match="gradient of loss 'y' on what it shares is NaN"):
+        joint.step(torch.cat([GOOD, 0 * ones], 1))
+    same(before, picture(joint))
+
+
 def test_an_infinite_gradient():
     joint = build(lambda m, x: {"y": (m["net"](x).sum() ** 2 + 0.0).sqrt().sqrt() + m["other"](x).mean()})
     with pytest.raises(NonFiniteLossError, match=r"the gradient of net\.weight is"):

@@ -106,7 +106,7 @@ def balance(
 
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
-    if not all([np.isfinite(m.gramian.numpy()).all() for m in measured]):
+    if not all([np.isfinite(m.gramian.detach().numpy()).all() for m in measured]):
         still.settle()
         if scale == 1.0:
             raise NonFiniteLossError(_not_finite(parts, measured))
