@@ -243,7 +243,11 @@ DECLARATIONS = {
     "parameter in two optimizers": (
         {"optimizers": twice},
         OptimizerError,
-        ["gen.0.weight ('gen' and 'both') (and 1 more) is in more than one optimizer", "step twice", "Keep it in one"],
+        [
+            "gen.0.weight ('gen' and 'both') (and 3 more) is in more than one optimizer, so it would step twice in the "
+            "phase 'update gen, disc'. Keep it in one, or say which one serves the phase: Phase(['gen', 'disc'], "
+            "optimizers='both')."
+        ],
     ),
     "optimizers that Accelerate has wrapped": (
         {"optimizers": wrapped_optimizers},
@@ -275,16 +279,86 @@ DECLARATIONS = {
         ModelError,
         ["models['gen'] must be an nn.Module; found the class Tanh. Make one of it: Tanh(...)"],
     ),
-    "optimizers is a name": ({"optimizers": "adam"}, OptimizerError, ["must be a torch.optim.Optimizer", "str"]),
-    "factories in a mapping": (
-        {"optimizers": {"gen": SGD, "disc": SGD}},
+    "optimizers is a name": (
+        {"optimizers": "adam"},
         OptimizerError,
-        ["optimizers['gen'] must be a torch.optim.Optimizer", "optimizers=factory", "optimizers['disc']"],
+        ["optimizers must be an optimizer, a factory such as partial(Adam", "found 'adam'"],
+    ),
+    "optimizers is an empty mapping": ({"optimizers": {}}, OptimizerError, ["optimizers holds none", "partial(Adam"]),
+    "a list of optimizers without a name": (
+        {"optimizers": lambda models: list(optimizers(models).values())},
+        OptimizerError,
+        ["optimizers must be an optimizer, a factory", "or a mapping from names to optimizers", "found [Adam"],
+    ),
+    "optimizers is a generator": (
+        {"optimizers": (o for o in ())},
+        OptimizerError,
+        ["optimizers must be an optimizer, a factory", "found a generator"],
+    ),
+    "parameters instead of an optimizer": (
+        {"optimizers": {"gen": nn.Linear(1, 1).parameters(), "disc": nn.Linear(1, 1)}},
+        OptimizerError,
+        ["2 problems:", "optimizers['gen'] must be", "a generator", "the module Linear", "Adam(net.parameters())"],
+    ),
+    "an empty list of optimizers": ({"optimizers": {"gen": [], "*": SGD}}, OptimizerError, ["'gen'] is an empty list"]),
+    "a factory for no model": (
+        {"optimizers": {"gem": SGD, "*": SGD}},
+        OptimizerError,
+        ["optimizers['gem'] is a factory, and names no model. Known models: 'gen', 'disc'. Did you mean 'gen'?"],
+    ),
+    "a factory for a frozen model": (
+        {"models": frozen_models(), "optimizers": {"gen": SGD, "disc": SGD}},
+        OptimizerError,
+        ["optimizers['gen'] is a factory, but 'gen' has no parameter that requires grad. Leave it out."],
+    ),
+    "no factory for the rest": (
+        {"optimizers": lambda models: {"gen": SGD, "*": SGD(models["disc"].parameters())}},
+        OptimizerError,
+        ["optimizers['*'] is for the models that no other entry names", "must be a factory", "found SGD"],
+    ),
+    "a factory that takes something else": (
+        {"optimizers": {"gen": lambda: SGD, "*": SGD}},
+        OptimizerError,
+        ["optimizers['gen'] must be a function f(parameters)", "Let it take 1 argument: parameters"],
+    ),
+    "a factory that fails": (
+        {"optimizers": partial(SGD, lr=-1.0)},
+        OptimizerError,
+        ["optimizers is a factory that fails on the parameters of 'gen' (ValueError: Invalid learning rate: -1.0)"],
     ),
     "factory of something else": (
         {"optimizers": list},
         OptimizerError,
-        ["optimizers['gen'] must be a torch.optim.Optimizer; found list"],
+        ["What optimizers makes for 'gen' must be a torch.optim.Optimizer or a list of them; found in a list a fl"],
+    ),
+    "one optimizer under two names": (
+        {"optimizers": lambda models: optimizers(models) | {"again": optimizers(models)["gen"]}},
+        OptimizerError,
+        ["is in more than one optimizer"],
+    ),
+    "one object under two names": (
+        {"optimizers": lambda models: dict.fromkeys(("one", "two"), optimizers(models)["gen"])},
+        OptimizerError,
+        ["optimizers['two'] is the same object as optimizers['one']"],
+    ),
+    "two optimizers of one name": (
+        {"optimizers": lambda models: {"gen": [optimizers(models)["gen"]], "gen[0]": optimizers(models)["disc"]}},
+        OptimizerError,
+        ["Two optimizers have the name 'gen[0]'"],
+    ),
+    "a phase with an unknown optimizer": (
+        {"optimizers": SGD, "phases": [Phase("gen", optimizers="gem"), Phase("disc")]},
+        OptimizerError,
+        ["The phase 'update gen, with the optimizer gem' names optimizer 'gem'", "Did you mean 'gen'?"],
+    ),
+    "a phase without the optimizer of its model": (
+        {"optimizers": SGD, "phases": [Phase(["gen", "disc"], optimizers="gen")]},
+        OptimizerError,
+        [
+            "disc.weight (and 1 more) is updated in the phase 'update gen, disc, with the optimizer gen', but is in "
+            "none of its optimizers 'gen'. It is in 'disc': name that one too, or take its model out.",
+            "optimizers['disc'] is named by no phase, so it would never step",
+        ],
     ),
     "LBFGS in a shared phase": (
         {"optimizers": lambda models: optimizers(models) | {"gen": LBFGS(models["gen"].parameters())}},

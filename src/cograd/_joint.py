@@ -19,7 +19,8 @@ from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy
 from cograd._losses import Evaluation, check_mapping, evaluate
 from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
-from cograd._optimizers import Optimizers, build_optimizers, check_ownership
+from cograd._optimizers import Optimizers, build_optimizers
+from cograd._ownership import check_ownership
 from cograd._phase import Phase
 from cograd._plan import Plan
 from cograd._precision import Fp16, Precision
@@ -86,9 +87,10 @@ class Joint:
             batch must return every name that ``trains``, ``weights`` or a phase mentions.
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
             every model that it reaches.
-        optimizers: name -> optimizer (names are free), one optimizer, or a factory such as
-            ``partial(Adam, lr=1e-3)`` that is called per model with a list of its parameters.
-            Together they hold every trainable parameter exactly once.
+        optimizers: name -> optimizer (names are free) or list of them (``name[0]``, ``name[1]``); model -> a
+            factory such as ``partial(Adam, lr=1e-3)``, called with a list of its trainable parameters;
+            ``"*"`` -> a factory for each of the other models. Or one optimizer, or one factory for all.
+            In each phase, every parameter that it updates is in exactly one of its optimizers.
         weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
         weighting: a rule for the weights, or a function from a Gramian to weights; each phase keeps
             its own state of it.
@@ -112,9 +114,9 @@ class Joint:
         accumulate: micro-batches per update: one number, or model -> number. The gradient is their
             mean; a micro-batch in which a model gets none does not count. A rule weighs the losses
             in each micro-batch.
-        schedulers: optimizer -> learning rate scheduler, or a function from the optimizer to one;
-            one function for all optimizers. Advances after each batch in which its optimizer has
-            stepped; ``cograd.EachEpoch(...)`` at :meth:`end_epoch`.
+        schedulers: optimizer (or the name of a list of them) -> learning rate scheduler, or a function from
+            the optimizer to one; ``"*"`` -> a function for the others; or one function for all. Advances after
+            each batch in which its optimizer has stepped; ``cograd.EachEpoch(...)`` at :meth:`end_epoch`.
         followers: name -> ``cograd.EMA("gen")`` or ``cograd.Copy("gen")``: copies that trail behind
             a model, and are among ``models`` for the losses function.
         precision: ``"bf16"``, ``"fp16"`` or ``cograd.Fp16(...)``: evaluate the losses under autocast.
@@ -200,8 +202,8 @@ class Joint:
         self._modules = own | {name: follower.model for name, follower in self._followers.items()}
         self.models = Models(self._modules)
         self.optimizers: dict[str, Optimizer] = build_optimizers(optimizers, self._modules)
-        check_ownership(self._modules, self.optimizers)
         self.phases = parse_phases(phases, self._modules)
+        check_ownership(self._modules, self.optimizers, self.phases)
         self.steps = 0
         self.updates = dict.fromkeys(self._modules, 0)
 
@@ -496,7 +498,7 @@ class Joint:
 
     def _bind(self) -> None:
         check_models(self._modules)
-        check_ownership(self._modules, self.optimizers)
+        check_ownership(self._modules, self.optimizers, self.phases)
         for follower in self._followers.values():
             follower.check()
         self._everything = [p for model in self._modules.values() for p in model.parameters()]

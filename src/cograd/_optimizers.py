@@ -1,103 +1,162 @@
-"""Who owns which parameter: every trainable one is in exactly one optimizer, and no stranger is."""
+"""The optimizers by name: as they were given, made by factories, several for one model."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cograd._models import named_parameters, trainable
-from cograd.errors import OptimizerError, report
+from cograd._arity import misfit
+from cograd._models import trainable
+from cograd.errors import OptimizerError, report, shown, unknown
 
-Optimizers = Mapping[str, Optimizer] | Optimizer | Callable[[list[Tensor]], Optimizer]
+Factory = Callable[[list[Tensor]], Optimizer | Sequence[Optimizer]]
+Optimizers = Mapping[str, Optimizer | Sequence[Optimizer] | Factory] | Optimizer | Factory
+
+REST = "*"  # the key of what is not named
 
 _FRAMEWORKS = {"lightning", "pytorch_lightning", "lightning_fabric", "accelerate"}
 
 
 def build_optimizers(optimizers: Any, models: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
-    """A mapping as it is, one optimizer under the name ``"optimizer"``, or a factory called per model.
+    """Name -> optimizer. Those of a list are ``name[0]``, ``name[1]``; what a factory makes has the name of its model.
+
+    Args:
+        optimizers: as in :class:`cograd.Joint`.
+        models: those that factories are called for.
 
     Raises:
-        OptimizerError: something in it is not an optimizer, or the wrapper that a framework puts around one.
+        OptimizerError: lists every entry that does not hold.
     """
+    named = True
     if isinstance(optimizers, Mapping):
-        built = dict(optimizers)
+        entries = dict(optimizers)
     elif _is_optimizer(optimizers):
-        built = {"optimizer": optimizers}
-    elif callable(optimizers):
-        built = {name: optimizers(params) for name, model in models.items() if (params := trainable(model))}
+        entries = {"optimizer": optimizers}
+    elif _is_factory(optimizers):
+        entries, named = {REST: optimizers}, False
     else:
-        built = {"optimizers": optimizers}
-    problems = [
-        f"optimizers[{name!r}] must be a torch.optim.Optimizer; found {type(optimizer).__name__}."
-        + (" A factory is given for all models at once: optimizers=factory." if callable(optimizer) else "")
-        for name, optimizer in built.items()
-        if not _is_optimizer(optimizer)
-    ]
+        raise OptimizerError(f"optimizers must be {_KINDS}; found {_found(optimizers)}.")
+    built: dict[str, Optimizer] = {}
+    problems: list[str] = []
+    for name, made in _made(entries, models, problems, named):
+        if name in built:
+            problems.append(
+                f"Two optimizers have the name {name!r}. Give several for one model as a list, as in "
+                f"optimizers={{{name!r}: [first, second]}}."
+            )
+        elif twin := next((key for key, other in built.items() if other is made), None):
+            problems.append(f"optimizers[{name!r}] is the same object as optimizers[{twin!r}]. Keep one of the names.")
+        else:
+            built[name] = made
     problems += [
         f"optimizers[{name!r}] is the wrapper {type(optimizer).__name__} that {framework} puts around "
         f"{type(optimizer.optimizer).__name__}: steps and states may not reach the optimizer inside. Pass the "
         "optimizer as it was before, or its .optimizer."
-        for name, optimizer in built.items()
+        for name, optimizer in dict[str, Any](built).items()
         if (framework := _wrapped_by(optimizer))
     ]
+    if not problems and not built:
+        problems.append(f"optimizers holds none. It must be {_KINDS}.")
     if problems:
         raise OptimizerError(report(problems))
     return built
 
 
-def check_ownership(models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
-    """Every trainable parameter is in exactly one optimizer, and every optimizer's parameter in a model.
+_KINDS = (
+    "an optimizer, a factory such as partial(Adam, lr=1e-3), or a mapping from names to optimizers, lists of them, or "
+    "factories for models"
+)
 
-    Raises:
-        OptimizerError: lists every model and optimizer for which that does not hold.
+
+def optimizers_named(name: str, optimizers: Collection[str]) -> list[str]:
+    """The optimizers that ``name`` means: that one, or all of the list that was given under it.
+
+    >>> optimizers_named("net", ["net[0]", "net[1]", "head"]), optimizers_named("net[1]", ["net[0]", "net[1]"])
+    (['net[0]', 'net[1]'], ['net[1]'])
     """
-    owners: dict[int, list[str]] = {}
-    for name, optimizer in optimizers.items():
-        for parameter in members(optimizer):
-            owners.setdefault(id(parameter), []).append(name)
+    if name in optimizers:
+        return [name]
+    return [key for key in optimizers if re.fullmatch(rf"{re.escape(str(name))}\[\d+\]", key)]
 
-    known, problems = {}, []
-    for model_name, model in models.items():
-        orphans, twice = [], []
-        for key, parameter in named_parameters(model):
-            known[id(parameter)] = f"{model_name}.{key}"
-            mine = owners.get(id(parameter), [])
-            if not mine and parameter.requires_grad:
-                orphans.append(f"{model_name}.{key}")
-            elif len(mine) > 1:
-                twice.append(f"{model_name}.{key} ({' and '.join(map(repr, mine))})")
-        if orphans:
-            problems.append(
-                f"{_some(orphans)} of model {model_name!r} can be trained but is in no optimizer. Add it to one, or "
-                "freeze it with requires_grad_(False)."
-            )
-        if twice:
-            problems.append(f"{_some(twice)} is in more than one optimizer, so it would step twice. Keep it in one.")
 
-    for name, optimizer in optimizers.items():
-        strangers = [parameter for parameter in members(optimizer) if id(parameter) not in known]
-        if strangers:
-            shape = tuple(strangers[0].shape)
-            twins = [
-                f"{model_name}.{key}"
-                for model_name, model in models.items()
-                for key, parameter in named_parameters(model)
-                if tuple(parameter.shape) == shape and id(parameter) not in owners
-            ]
-            copy = (
-                f" It has the shape of {twins[0]}: was the model copied after the optimizer was made?" if twins else ""
-            )
-            problems.append(
-                f"optimizers[{name!r}] holds {len(strangers)} parameter(s) of no model, the first of shape {shape}."
-                f"{copy} Name its module as a model too, or make the optimizer from the models' parameters."
-            )
-    if problems:
-        raise OptimizerError(report(problems))
+def _made(
+    entries: Mapping[str, Any], models: Mapping[str, nn.Module], problems: list[str], named: bool
+) -> Iterable[tuple[str, Optimizer]]:
+    """The optimizers of each entry, under their names. ``named`` if the user gave a mapping."""
+    ready = [o for entry in entries.values() for o in _listed(entry) if _is_optimizer(o)]
+    taken = {id(p) for optimizer in ready for p in members(optimizer)}
+    for name, entry in entries.items():
+        where = f"optimizers[{name!r}]" if named else "optimizers"
+        if not _is_factory(entry):
+            if name == REST:
+                problems.append(
+                    f"{where} is for the models that no other entry names, each of which gets its own, so it must be a "
+                    f"factory, such as partial(Adam, lr=1e-3); found {_found(entry)}."
+                )
+            else:
+                yield from _named(name, entry, where, problems)
+        elif name == REST:
+            for model in models:
+                if model not in entries and (rest := [p for p in trainable(models[model]) if id(p) not in taken]):
+                    yield from _called(model, entry, rest, where, problems)
+        elif name not in models:
+            problems.append(f"{where} is a factory, and names no model. {unknown('models', name, models)}")
+        elif not (parameters := trainable(models[name])):
+            problems.append(f"{where} is a factory, but {name!r} has no parameter that requires grad. Leave it out.")
+        else:
+            yield from _called(name, entry, parameters, where, problems)
+
+
+def _called(
+    model: str, factory: Any, parameters: list[Tensor], where: str, problems: list[str]
+) -> Iterable[tuple[str, Optimizer]]:
+    if problem := misfit(where, factory, "parameters"):
+        problems.append(problem)
+        return
+    try:
+        made = factory(parameters)
+    except Exception as error:
+        raise OptimizerError(
+            f"{where} is a factory that fails on the parameters of {model!r} ({type(error).__name__}: {error}). It is "
+            "given a list of them, and returns an optimizer or a list of optimizers."
+        ) from error
+    yield from _named(model, made, f"What {where} makes for {model!r}", problems)
+
+
+def _named(name: str, entry: Any, where: str, problems: list[str]) -> Iterable[tuple[str, Optimizer]]:
+    found = _listed(entry)
+    strange = [o for o in found if not _is_optimizer(o)]
+    if strange:
+        problems.append(
+            f"{where} must be a torch.optim.Optimizer or a list of them; found "
+            f"{'in a list ' if isinstance(entry, list | tuple) else ''}{_found(strange[0])}."
+        )
+    elif isinstance(entry, list | tuple):
+        if not entry:
+            problems.append(f"{where} is an empty list. Give at least one optimizer.")
+        yield from ((f"{name}[{i}]", optimizer) for i, optimizer in enumerate(found))
+    else:
+        yield name, entry
+
+
+def _listed(entry: Any) -> list[Any]:
+    return list(entry) if isinstance(entry, list | tuple) else [entry]
+
+
+def _is_factory(entry: Any) -> bool:
+    return callable(entry) and not _is_optimizer(entry) and not isinstance(entry, nn.Module)
+
+
+def _found(value: Any) -> str:
+    if isinstance(value, Tensor | nn.Module) or inspect.isgenerator(value):
+        return f"{shown(value)} (an optimizer is made of parameters: torch.optim.Adam(net.parameters()))"
+    return shown(value)
 
 
 def members(optimizer: Optimizer) -> list[Tensor]:
@@ -147,7 +206,3 @@ def _wrapped_by(optimizer: Any) -> str | None:
         return None
     packages = [kind.__module__.partition(".")[0] for kind in type(optimizer).__mro__]
     return next((package for package in packages if package in _FRAMEWORKS), None)
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"

@@ -26,6 +26,8 @@ class Phase:
         stop: the step from which on it no longer runs; None for never.
         losses: the losses that count here; None for all that train one of these models.
         weighting: a rule for this phase instead of the one given to ``Joint``.
+        optimizers: the optimizers that step here, for models of which several optimizers hold the same parameters;
+            None for all.
 
     Raises:
         PhaseError: a number is out of range, or there is no model.
@@ -45,12 +47,17 @@ class Phase:
     losses: str | Iterable[str] | None = None
     weighting: Weighting | None = None
     offset: int | None = None
+    optimizers: str | Iterable[str] | None = None
 
     def __post_init__(self) -> None:
         problems = []
-        for field, rule in (("models", "at least one model"), ("losses", "at least one loss, or be None for all")):
+        for field, rule in (
+            ("models", "at least one model"),
+            ("losses", "at least one loss, or be None for all"),
+            ("optimizers", "at least one optimizer, or be None for all"),
+        ):
             value = getattr(self, field)
-            if value is None and field == "losses":
+            if value is None and field != "models":
                 continue
             object.__setattr__(self, field, names_in(value) or ())
             if not getattr(self, field):
@@ -63,7 +70,7 @@ class Phase:
             if not isinstance(value, int) or value < least:
                 problems.append(f"{field} must be a whole number of at least {least}; found {value!r}.")
         if problems:
-            raise PhaseError(report([f"{self._call()}: {problem}" for problem in problems]))
+            raise PhaseError(report([f"{self.call()}: {problem}" for problem in problems]))
 
     def due(self, step: int) -> bool:
         """Does it run when ``step`` batches have been seen before?"""
@@ -71,13 +78,17 @@ class Phase:
         due = step >= first and (step - first) % self.every == 0
         return due and self.start <= step and (self.stop is None or step < self.stop)
 
-    def _call(self) -> str:
-        return f"Phase({', '.join(map(repr, self.models))})"
+    def call(self) -> str:
+        """As it could be typed: the models, the losses and the optimizers."""
+        names = [("", self.models), ("losses=", self.losses), ("optimizers=", self.optimizers)]
+        return f"Phase({', '.join(f'{key}{_typed(value)}' for key, value in names if value)})"
 
     def __str__(self) -> str:
         words = [f"update {', '.join(self.models)}"]
         if self.losses is not None:
             words.append(f"by {', '.join(self.losses)}")
+        if self.optimizers is not None:
+            words.append(f"with the optimizer{'s' * (len(tuple(self.optimizers)) > 1)} {', '.join(self.optimizers)}")
         if self.every > 1:
             words.append(f"every {self.every} batches")
         if self.offset not in (None, self.every - 1):
@@ -87,6 +98,12 @@ class Phase:
         if self.start or self.stop is not None:
             words.append(f"in steps {self.start} to {'the end' if self.stop is None else self.stop - 1}")
         return ", ".join(words)
+
+
+def _typed(names: Iterable[str]) -> str:
+    """``'gen'`` or ``['gen', 'enc']``."""
+    several = list(names)
+    return repr(several if len(several) > 1 else several[0])
 
 
 def alternate(

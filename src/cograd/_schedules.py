@@ -11,6 +11,7 @@ from typing import Any, final
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cograd._optimizers import REST, optimizers_named
 from cograd.errors import OptimizerError, PartialStepError, quoted, report, unknown
 
 Scheduler = LRScheduler | Callable[[Optimizer], LRScheduler]
@@ -91,14 +92,17 @@ def build_schedules(schedulers: Any, optimizers: Mapping[str, Optimizer]) -> dic
     """
     if schedulers is None:
         return {}
-    entries = schedulers if isinstance(schedulers, Mapping) else dict.fromkeys(optimizers, schedulers)
+    entries = schedulers if isinstance(schedulers, Mapping) else {REST: schedulers}
     built, problems = {}, []
+    chosen = dict.fromkeys(optimizers, entries[REST]) if REST in entries else {}
     for name, entry in entries.items():
-        if name not in optimizers:
+        named = optimizers_named(name, optimizers)
+        chosen |= {each: entry for each in named if each == name or each not in entries}
+        if not named and name != REST:
             problems.append(f"schedulers[{name!r}] names no optimizer. {unknown('optimizers', name, optimizers)}")
-            continue
+    for name, entry in chosen.items():
         each = entry if isinstance(entry, EachEpoch) else None
-        made = each.scheduler if each else entry
+        made: Any = each.scheduler if each else entry
         if callable(made) and not hasattr(made, "optimizer"):
             made = made(optimizers[name])
         if not all(hasattr(made, part) for part in ("step", "state_dict", "load_state_dict", "optimizer")):

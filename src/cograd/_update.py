@@ -22,6 +22,7 @@ from cograd._losses import Evaluation, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
 from cograd._optimizers import members, needs_closure
+from cograd._ownership import serving_in
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
 from cograd._random import RandomState, random_state, replayed
@@ -86,7 +87,8 @@ class Update:
         self._parameters = self._mine + self._others
         frozen = [name for name in models if name not in self.trained] if self.setup.freeze_buffers else []
         self._still = [module for name in frozen for module in models[name].modules()]
-        own = {name: [p for p in members(o) if id(p) in mine] for name, o in self.setup.optimizers.items()}
+        serving = {name: self.setup.optimizers[name] for name in serving_in(self.phase, self.setup.optimizers)}
+        own = {name: [p for p in members(o) if id(p) in mine] for name, o in serving.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
         self._all = [module for name in models for module in models[name].modules()]

@@ -59,7 +59,7 @@ class UnknownModelError(ModelError, AttributeError, KeyError):
 
 
 class OptimizerError(CogradError, ValueError):
-    """A trainable parameter is not in exactly one optimizer, or an optimizer holds a stranger."""
+    """A parameter is not in exactly one optimizer of a phase that updates it, or an optimizer holds a stranger."""
 
 
 class RouteError(CogradError, ValueError):

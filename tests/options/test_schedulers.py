@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
+    ExponentialLR,
     LambdaLR,
     LinearLR,
     MultiStepLR,
@@ -215,3 +216,35 @@ def test_another_scheduler_in_the_state():
     with pytest.raises(ValueError, match="The schedulers are those of 'a'; the state has none"):
         other.load_state_dict(joint_of().state_dict())
     assert str(before) == str(other.state_dict())
+
+
+def listed(schedulers):
+    net, head = nn.Linear(2, 2), nn.Linear(2, 1)
+    return Joint(
+        models={"net": net, "head": head},
+        losses=lambda m, x: {"size": m.head(m.net(x)).square().mean()},
+        optimizers={"net": [SGD([net.weight], lr=1.0), SGD([net.bias], lr=1.0)], "head": partial(SGD, lr=1.0)},
+        schedulers=schedulers,
+    )
+
+
+@pytest.mark.parametrize(
+    ("factors", "rates"),
+    [
+        ({"net": 0.5}, [0.5, 0.5, 1.0]),
+        ({"net[1]": 0.5}, [1.0, 0.5, 1.0]),
+        ({"net[1]": 0.5, "net": 0.1}, [0.1, 0.5, 1.0]),
+        ({"*": 0.5}, [0.5, 0.5, 0.5]),
+        ({"net": 0.1, "*": 0.5}, [0.1, 0.1, 0.5]),
+        ({"*": 0.5, "net[0]": 0.1}, [0.1, 0.5, 0.5]),
+    ],
+)
+def test_schedulers_of_a_list_of_one_in_it_and_of_the_rest(factors, rates):
+    joint = listed({name: partial(ExponentialLR, gamma=factor) for name, factor in factors.items()})
+    joint.step(torch.ones(2, 2))
+    assert [o.param_groups[0]["lr"] for o in joint.optimizers.values()] == rates
+
+
+def test_a_scheduler_for_a_list_names_its_entries():
+    with pytest.raises(OptimizerError, match=r"schedulers\['met'\] names no optimizer. Known optimizers: 'net\[0\]'"):
+        listed({"met": partial(ExponentialLR, gamma=0.5)})
