@@ -1315,6 +1315,7 @@ def test_what_is_long_is_cut():
         ("net3", ["net1", "net2"], None),
         ("sum", ["val/sum", "loss/sum"], None),
         ("", ["gen"], None),
+        ("dics", ["disc", 3, None], "disc"),
         (None, ["net"], None),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cograd.errors import OptimizerError, report, unknown
+from cograd.errors import OptimizerError, report, shown, unknown
 
 
 def parse_counts(accumulate: Any, models: Sequence[str]) -> dict[str, int]:
@@ -20,14 +20,14 @@ def parse_counts(accumulate: Any, models: Sequence[str]) -> dict[str, int]:
     """
     counts = dict(accumulate) if isinstance(accumulate, Mapping) else dict.fromkeys(models, accumulate)
     problems = [
-        f"accumulate[{name!r}] names no model. {unknown('models', name, models)}"
+        f"accumulate[{shown(name)}] names no model. {unknown('models', name, models)}"
         for name in counts
         if name not in models
     ]
     for name, n in counts.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            what = f"accumulate[{name!r}]" if isinstance(accumulate, Mapping) else "accumulate"
-            problems.append(f"{what} is a whole number of at least 1; found {n!r}.")
+            what = f"accumulate[{shown(name)}]" if isinstance(accumulate, Mapping) else "accumulate"
+            problems.append(f"{what} must be a whole number of at least 1; found {shown(n)}.")
     if problems:
         raise OptimizerError(report(list(dict.fromkeys(problems))))
     return dict.fromkeys(models, 1) | counts

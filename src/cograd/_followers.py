@@ -8,7 +8,8 @@ from typing import Any, final
 
 from torch import nn
 
-from cograd.errors import ModelError
+from cograd._arity import misfit
+from cograd.errors import ModelError, shown
 
 
 @final
@@ -40,7 +41,9 @@ class EMA:
     copy: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self, self.every, self.copy)
+        _check(self)
+        if callable(self.decay) and (problem := misfit("EMA(decay=...)", self.decay, "updates")):
+            raise ModelError(problem)
         self.weight(0)
 
     def weight(self, updates: int) -> float:
@@ -50,9 +53,11 @@ class EMA:
             ModelError: it is not from 0 to 1.
         """
         found: Any = self.decay(updates) if callable(self.decay) else self.decay
-        if not (isinstance(found, int | float) and 0 <= found <= 1):
+        if not (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found <= 1):
             when = f" after {updates} updates" if callable(self.decay) else ""
-            raise ModelError(f"EMA(decay=...) is a number from 0 to 1, or a function to one; found {found!r}{when}.")
+            raise ModelError(
+                f"EMA(decay=...) must be a number from 0 to 1, or a function to one; found {shown(found)}{when}."
+            )
         return found
 
 
@@ -79,16 +84,21 @@ class Copy:
     copy: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self, self.every, self.copy)
+        _check(self)
 
     def weight(self, updates: int) -> float:
         """Nothing of the old copy remains."""
         return 0.0
 
 
-def _check(rule: object, every: Any, copy: Any) -> None:
+def _check(rule: EMA | Copy) -> None:
     kind = type(rule).__name__
+    of: Any = rule.of
+    every: Any = rule.every
+    copy: Any = rule.copy
+    if not isinstance(of, str) or not of:
+        raise ModelError(f"{kind}(of=...) must be the name of a model; found {shown(of)}.")
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ModelError(f"{kind}(every=...) is a whole number of at least 1; found {every!r}.")
+        raise ModelError(f"{kind}(every=...) must be a whole number of at least 1; found {shown(every)}.")
     if copy is not None and not isinstance(copy, nn.Module):
-        raise ModelError(f"{kind}(copy=...) is an nn.Module like the model, or None; found {type(copy).__name__}.")
+        raise ModelError(f"{kind}(copy=...) must be an nn.Module like the model, or None; found {shown(copy)}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cograd._clip import gradient_values
-from cograd.errors import PrecisionError, report
+from cograd.errors import PrecisionError, report, shown
 
 _LEAST_SCALE = 2.0**-20
 
@@ -44,13 +44,15 @@ class Fp16:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.skip not in ("all", "one"):
-            problems.append(f"Fp16(skip=...) is 'all' or 'one'; found {self.skip!r}.")
+        if not isinstance(self.skip, str) or self.skip not in ("all", "one"):
+            problems.append(f"Fp16(skip=...) must be 'all' or 'one'; found {shown(self.skip)}.")
         scale = self.scale
         if not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0 or math.frexp(scale)[0] != 0.5:
-            problems.append(f"Fp16(scale=...) is a power of two, so that no bit is lost; found {self.scale!r}.")
-        if not isinstance(self.growth, int) or self.growth < 1:
-            problems.append(f"Fp16(growth=...) is a whole number of at least 1; found {self.growth!r}.")
+            problems.append(
+                f"Fp16(scale=...) must be a power of two, so that no bit is lost; found {shown(self.scale)}."
+            )
+        if not isinstance(self.growth, int) or isinstance(self.growth, bool) or self.growth < 1:
+            problems.append(f"Fp16(growth=...) must be a whole number of at least 1; found {shown(self.growth)}.")
         if problems:
             raise PrecisionError(report(problems))
 
@@ -74,7 +76,7 @@ class Precision:
     def __init__(self, chosen: Any, parameters: Iterable[Tensor]) -> None:
         self.scaling = Fp16() if chosen == "fp16" else chosen if isinstance(chosen, Fp16) else None
         if self.scaling is None and chosen not in (None, "bf16"):
-            raise PrecisionError(f"precision is None, 'bf16', 'fp16' or cograd.Fp16(...); found {chosen!r}.")
+            raise PrecisionError(f"precision must be None, 'bf16', 'fp16' or cograd.Fp16(...); found {shown(chosen)}.")
         self.name = repr(self.scaling) if self.scaling else chosen or ""
         self._dtype = torch.float16 if self.scaling else torch.bfloat16 if chosen else None
         parameters = list(parameters)

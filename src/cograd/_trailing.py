@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cograd._followers import EMA, Copy
 from cograd._models import named_parameters, plain_name
-from cograd.errors import ModelError, report, unknown
+from cograd.errors import ModelError, report, shown, unknown
 
 _MOST = 4  # lines of a message
 
@@ -212,19 +212,21 @@ def build_followers(followers: Any, models: dict[str, nn.Module]) -> dict[str, F
         return {}
     if not isinstance(followers, Mapping):
         raise ModelError(
-            f'followers maps names to EMA or Copy, as in {{"average": cograd.EMA("gen")}}; found {followers!r}.'
+            f'followers maps names to EMA or Copy, as in {{"average": cograd.EMA("gen")}}; found {shown(followers)}.'
         )
     built: dict[str, Follower] = {}
     problems = []
     for name, rule in followers.items():
         if not isinstance(name, str) or not name:
-            problems.append(f"A follower's name is a non-empty string; found {name!r}.")
+            problems.append(f"A follower's name must be a non-empty string; found {shown(name)}.")
         elif name in models:
-            problems.append(f"followers[{name!r}] has the name of a model. Choose another.")
+            problems.append(f"followers[{shown(name)}] has the name of a model. Choose another.")
         elif not isinstance(rule, EMA | Copy):
-            problems.append(f"followers[{name!r}] is cograd.EMA(...) or cograd.Copy(...); found {rule!r}.")
+            problems.append(
+                f"followers[{shown(name)}] must be cograd.EMA(...) or cograd.Copy(...); found {shown(rule)}."
+            )
         elif rule.of not in models:
-            problems.append(f"followers[{name!r}] follows {rule.of!r}. {unknown('models', rule.of, models)}")
+            problems.append(f"followers[{shown(name)}] follows {rule.of!r}. {unknown('models', rule.of, models)}")
         else:
             others = models | {other: follower.model for other, follower in built.items()}
             try:

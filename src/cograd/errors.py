@@ -248,7 +248,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     (" Did you mean 'disc'?", '', '')
     """
     wanted = name if isinstance(name, str) else shown(name)
-    likeness = {other: _likeness(wanted.casefold(), other.casefold()) for other in known}
+    names = [other for other in known if isinstance(other, str)]  # what was given as known may hold anything
+    likeness = {other: _likeness(wanted.casefold(), other.casefold()) for other in names}
     best = max(likeness.values(), default=0.0)
     near = [other for other, like in likeness.items() if like == best]
     return f" Did you mean {near[0]!r}?" if best > _LIKE and len(near) == 1 else ""

@@ -296,11 +296,11 @@ def test_the_users_own_gradients_stay():
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (0, "accumulate is a whole number of at least 1; found 0"),
+        (0, "accumulate must be a whole number of at least 1; found 0"),
         (2.0, "found 2.0"),
         (True, "found True"),
         ({"truk": 2}, "Did you mean 'trunk'"),
-        ({"trunk": -1}, "accumulate\\['trunk'\\] is a whole number"),
+        ({"trunk": -1}, "accumulate\\['trunk'\\] must be a whole number"),
     ],
 )
 def test_refused(count, message):

@@ -168,7 +168,10 @@ def shared_copy(of):
     ("make", "error", "message"),
     [
         (lambda: EMA("net", decay=1.5), ModelError, "from 0 to 1.*found 1.5"),
-        (lambda: EMA("net", every=0), ModelError, "EMA\\(every=...\\) is a whole number"),
+        (lambda: EMA(["net"]), ModelError, r"EMA\(of=...\) must be the name of a model; found \['net'\]"),
+        (lambda: EMA("net", decay=lambda: 0.9), ModelError, r"EMA\(decay=...\) must be a function f\(updates\)"),
+        (lambda: EMA("net", decay=True), ModelError, r"EMA\(decay=...\) must be a number from 0 to 1.*found True"),
+        (lambda: EMA("net", every=0), ModelError, "EMA\\(every=...\\) must be a whole number"),
         (lambda: Copy("net", every=1.5), ModelError, "Copy\\(every=...\\)"),
         (lambda: joint_of(followers=[EMA("net")]), ModelError, "maps names to EMA or Copy"),
         (lambda: joint_of(followers={"net": EMA("net")}), ModelError, "has the name of a model"),
@@ -184,7 +187,7 @@ def shared_copy(of):
         (
             lambda: EMA("net", copy=net),
             ModelError,
-            r"EMA\(copy=...\) is an nn.Module like the model, or None; found func",
+            r"EMA\(copy=...\) must be an nn.Module like the model, or None; found the function net",
         ),
         (
             lambda: joint_of(followers={"f": EMA("net", copy=nn.Linear(4, 1))}),

@@ -161,3 +161,9 @@ def test_a_state_of_another_criterion(criterion, state):
     with pytest.raises(StateError):
         criterion.load_state_dict(state)
     assert criterion.state_dict() == before
+
+
+@pytest.mark.parametrize("parts", [(), None, "ab", (MaxSteps(1), None), [MaxSteps(1)], MaxSteps])
+def test_any_of_nothing_would_never_stop(parts):
+    with pytest.raises(TrainingError, match=r"AnyOf\(parts\) must be a tuple of criteria.*; found "):
+        AnyOf(parts)

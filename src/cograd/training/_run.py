@@ -9,7 +9,7 @@ from typing import final
 
 from cograd._joint import Joint
 from cograd._report import StepReport
-from cograd.errors import TrainingError
+from cograd.errors import TrainingError, shown
 from cograd.training._history import History
 
 EVENTS = ("start", "step", "validation", "epoch", "checkpoint", "finish")
@@ -62,7 +62,7 @@ class Run:
             TrainingError: ``why`` is no text.
         """
         if not isinstance(why, str) or not why:
-            raise TrainingError(f"run.stop(why) needs the reason in words; found {why!r}.")
+            raise TrainingError(f"run.stop(why) needs the reason in words; found {shown(why)}.")
         self.stopped_by = self.stopped_by or why
 
 

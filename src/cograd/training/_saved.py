@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cograd.errors import LoaderError, StateError, report
+from cograd.errors import LoaderError, StateError, report, shown
 from cograd.training._stopping import Criterion
 from cograd.training._world import set_world_state, world_state
 from cograd.training.loggers import Logger
@@ -60,8 +60,8 @@ def load(session: Session, state: Mapping[str, Any], path: Path, own: bool) -> N
     """
     if state.get("fit") != FORMAT:
         raise StateError(
-            f"{path} is no checkpoint of fit in format {FORMAT}; found {state.get('fit')!r}. Use the version of cograd "
-            "that wrote it, or another run_dir."
+            f"{path} is no checkpoint of fit in format {FORMAT}; found {shown(state.get('fit'))}. Use the version of "
+            "cograd that wrote it, or another run_dir."
         )
     run, joint = session.run, session.run.joint
     problems = list(_differences(session, state))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, final
 
-from cograd.errors import StateError, TrainingError
+from cograd.errors import StateError, TrainingError, shown
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
@@ -99,7 +99,9 @@ class Plateau(Criterion):
         _need_count("Plateau(patience=...)", self.patience)
         _need_flag("Plateau", self.higher_is_better)
         if not _is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
-            raise TrainingError(f"Plateau(min_delta=...) must be a number of at least 0; found {self.min_delta!r}.")
+            raise TrainingError(
+                f"Plateau(min_delta=...) must be a number of at least 0; found {shown(self.min_delta)}."
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -210,7 +212,7 @@ class Target(Criterion):
         _need_name("Target", self.metric)
         _need_flag("Target", self.higher_is_better)
         if not _is_number(self.value) or math.isnan(self.value):
-            raise TrainingError(f"Target(value=...) must be a number; found {self.value!r}.")
+            raise TrainingError(f"Target(value=...) must be a number; found {shown(self.value)}.")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -232,6 +234,14 @@ class AnyOf(Criterion):
     """Stop when one of several criteria says so: ``a | b``."""
 
     parts: tuple[Criterion, ...]
+
+    def __post_init__(self) -> None:
+        parts: Any = self.parts
+        if not isinstance(parts, tuple) or not parts or not all(isinstance(part, Criterion) for part in parts):
+            raise TrainingError(
+                "AnyOf(parts) must be a tuple of criteria, such as (Plateau('val/a'), MaxSteps(9)); found "
+                f"{shown(parts)}."
+            )
 
     def __repr__(self) -> str:
         return " | ".join(repr(part) for part in self.parts)
@@ -269,7 +279,7 @@ def _seconds(given: Any) -> float:
     if not 0 < found < math.inf:
         raise TrainingError(
             "TimeLimit needs a length of time above 0: a number of seconds, a timedelta, or text with units such as "
-            f"'2h30m', '1.5h' or '90s'; found {given!r}."
+            f"'2h30m', '1.5h' or '90s'; found {shown(given)}."
         )
     return found
 
@@ -280,17 +290,17 @@ def _is_number(value: object) -> bool:
 
 def _need_name(kind: str, metric: object) -> None:
     if not isinstance(metric, str) or not metric:
-        raise TrainingError(f"{kind} needs the name of a value, such as 'val/digit'; found {metric!r}.")
+        raise TrainingError(f"{kind} needs the name of a value, such as 'val/digit'; found {shown(metric)}.")
 
 
 def _need_flag(kind: str, flag: object) -> None:
     if not isinstance(flag, bool):
-        raise TrainingError(f"{kind}(higher_is_better=...) must be True or False; found {flag!r}.")
+        raise TrainingError(f"{kind}(higher_is_better=...) must be True or False; found {shown(flag)}.")
 
 
 def _need_count(what: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TrainingError(f"{what} must be a whole number of at least 1; found {value!r}.")
+        raise TrainingError(f"{what} must be a whole number of at least 1; found {shown(value)}.")
 
 
 def _need_keys(criterion: Criterion, mine: Mapping[str, Any], state: Any) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._gramian import Array, Geometry, combined
 
@@ -45,7 +45,7 @@ class AlignedMTL(Weighting):
     def __post_init__(self) -> None:
         if self.scale_mode not in ("min", "median", "rmse"):
             raise WeightingError(
-                f"AlignedMTL: scale_mode must be 'min', 'median' or 'rmse'; found {self.scale_mode!r}."
+                f"AlignedMTL: scale_mode must be 'min', 'median' or 'rmse'; found {shown(self.scale_mode)}."
             )
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import (
     Seen,
     State,
@@ -64,7 +64,9 @@ class DWA(Weighting):
     def __post_init__(self) -> None:
         check_number(self, "temperature", positive=True)
         if self.window is not None and not (isinstance(self.window, int) and self.window >= 1):
-            raise WeightingError(f"DWA: window must be a whole number of at least 1, or None; found {self.window!r}.")
+            raise WeightingError(
+                f"DWA: window must be a whole number of at least 1, or None; found {shown(self.window)}."
+            )
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, spread, stored
 from cograd.weighting._gramian import Array, check_scale, gramian_of
 
@@ -65,7 +65,7 @@ class GradNorm(Weighting):
         check_number(self, "lr")
         check_scale(self, self.scale)
         if not isinstance(self.every, int) or self.every < 1:
-            raise WeightingError(f"GradNorm: every must be an integer >= 1; found {self.every!r}.")
+            raise WeightingError(f"GradNorm: every must be an integer >= 1; found {shown(self.every)}.")
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

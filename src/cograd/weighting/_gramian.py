@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cograd.errors import ConvergenceError, WeightingError, quoted
+from cograd.errors import ConvergenceError, WeightingError, quoted, shown
 from cograd.weighting._contract import Seen, Weighting, check_factors
 
 Array = NDArray[np.float64]
@@ -100,7 +100,7 @@ def combined(rule: Weighting, seen: Seen, solve: Callable[[Geometry], Array]) ->
 def check_scale(rule: Weighting, scale: str) -> None:
     """Raises WeightingError unless ``scale`` is one of the two."""
     if scale not in ("sum", "paper"):
-        raise WeightingError(f"{type(rule).__name__}: scale must be 'sum' or 'paper'; found {scale!r}.")
+        raise WeightingError(f"{type(rule).__name__}: scale must be 'sum' or 'paper'; found {shown(scale)}.")
 
 
 def check_preference(rule: Weighting, preference: Any) -> None:
@@ -110,7 +110,7 @@ def check_preference(rule: Weighting, preference: Any) -> None:
         if negative := [name for name, share in preference.items() if share < 0]:
             raise WeightingError(
                 f"{type(rule).__name__}: the preference for {negative[0]!r} must be >= 0; "
-                f"found {preference[negative[0]]!r}."
+                f"found {shown(preference[negative[0]])}."
             )
 
 

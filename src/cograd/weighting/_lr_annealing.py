@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError, quoted
+from cograd.errors import WeightingError, quoted, shown
 from cograd.weighting._contract import Seen, State, Weighting, check_number
 
 
@@ -53,7 +53,7 @@ class LRAnnealing(Weighting):
     def __post_init__(self) -> None:
         check_number(self, "beta", below=1)
         if not isinstance(self.reference, str):
-            raise WeightingError(f"LRAnnealing: reference must be the name of a loss; found {self.reference!r}.")
+            raise WeightingError(f"LRAnnealing: reference must be the name of a loss; found {shown(self.reference)}.")
 
     @property
     def mentions(self) -> Iterable[str]:

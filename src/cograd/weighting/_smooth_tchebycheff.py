@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import (
     Seen,
     State,
@@ -67,7 +67,7 @@ class SmoothTchebycheff(Weighting):
         check_choice(self, "scale", ("sum", "paper"))
         for name, value in self.preference.items():
             if value <= 0:
-                raise WeightingError(f"SmoothTchebycheff: preference[{name!r}] must be above 0; found {value!r}.")
+                raise WeightingError(f"SmoothTchebycheff: preference[{name!r}] must be above 0; found {shown(value)}.")
 
     @property
     def mentions(self) -> Iterable[str]:

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import (
     Seen,
     State,
@@ -68,7 +68,7 @@ class SoftAdapt(Weighting):
 
     def __post_init__(self) -> None:
         if not isinstance(self.beta, int | float) or not math.isfinite(self.beta):
-            raise WeightingError(f"SoftAdapt: beta must be a finite number; found {self.beta!r}.")
+            raise WeightingError(f"SoftAdapt: beta must be a finite number; found {shown(self.beta)}.")
         check_choice(self, "slopes", ("plain", "normalised"))
         check_choice(self, "scale", ("sum", "paper"))
 

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError, quoted
+from cograd.errors import WeightingError, quoted, shown
 from cograd.weighting._contract import (
     Seen,
     State,
@@ -82,7 +82,7 @@ class Uncertainty(Weighting):
         check_number(self, "floor", positive=True)
         for kind in self.kind.values() if isinstance(self.kind, Mapping) else (self.kind,):
             if kind not in KINDS:
-                raise WeightingError(f"Uncertainty: kind must be one of {quoted(KINDS)}; found {kind!r}.")
+                raise WeightingError(f"Uncertainty: kind must be one of {quoted(KINDS)}; found {shown(kind)}.")
 
     @property
     def mentions(self) -> Iterable[str]:
