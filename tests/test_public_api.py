@@ -67,6 +67,7 @@ RULES = [
     "GeometricMean",
     "GradNorm",
     "GradVac",
+    "JacobianWeighting",
     "LRAnnealing",
     "Log",
     "NashMTL",

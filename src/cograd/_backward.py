@@ -15,7 +15,7 @@ from cograd._models import Statistics, named_parameters, with_buffers
 from cograd._plan import Pass, Plan, Planner
 from cograd._report import Report
 from cograd._routes import Mention, Trains, check_mentions, check_metrics, parse_trains
-from cograd._weights import Rule, Weight, Weights, cotangent
+from cograd._weights import Factor, Rule, Weight, Weights, cotangent
 from cograd.errors import LossError, ModelError, PassError, RouteError, WeightingError, quoted, shown
 from cograd.gramian import Engine, Gramian
 from cograd.gramian._scope import AllLeaves
@@ -58,7 +58,7 @@ def backward(
     *,
     models: Mapping[str, Parameters] | None = None,
     trains: Trains | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, Factor] | None = None,
     weighting: Rule | None = None,
     gramian: Engine | None = None,
     retain_graph: bool = False,
@@ -77,7 +77,8 @@ def backward(
             of checkpointed modules to move as in one backward pass where several are needed.
         trains: loss -> name or names of the models that it trains; a loss without an entry trains
             every parameter that it reaches.
-        weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
+        weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped. A function of the
+            step needs a ``Stateful`` rule, whose ``steps`` it is given.
         weighting: a rule for the weights, or a function from a Gramian to weights. A rule that
             remembers earlier steps is wrapped once: ``balance = cograd.weighting.Stateful(rule)``.
             A rule that looks at gradients compares those on the parameters of ``models``; without
@@ -131,7 +132,7 @@ def grad(
     *,
     models: Mapping[str, Parameters],
     trains: Trains | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, Factor] | None = None,
     weighting: Rule | None = None,
     gramian: Engine | None = None,
     retain_graph: bool = False,
@@ -207,7 +208,7 @@ def _prepare(
     losses: Mapping[str, LossLike],
     models: Mapping[str, Mapping[str, Tensor]],
     trains: Trains | None,
-    weights: Mapping[str, float] | None,
+    weights: Mapping[str, Factor] | None,
     weighting: Rule | None,
     gramian: Engine | None,
 ) -> _Ready:
@@ -223,7 +224,14 @@ def _prepare(
             f"stateful once, before the loop: balance = cograd.weighting.Stateful({weighting!r}), and pass balance."
         )
     factors = Weights(weights, weighting)
-    check_engine(gramian, factors.shares)
+    check_engine(gramian, [factors])
+    if factors.follows_step and not isinstance(weighting, Stateful):
+        name = next(name for name, factor in (weights or {}).items() if callable(factor))
+        raise WeightingError(
+            f"weights[{name!r}] is a function of the step, and cograd.backward counts none. Call it with yours: "
+            f"weights={{{name!r}: f(step)}}; or pass a weighting=cograd.weighting.Stateful(...), made once before the "
+            "loop, which counts."
+        )
     mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
     check_metrics(mentions + factors.mentions(), found.metrics)
     check_mentions(mentions + factors.mentions(), losses)

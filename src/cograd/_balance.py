@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cograd._caller import level_of_caller
 from cograd._models import Statistics
-from cograd._weights import Weights, cotangent
-from cograd.errors import NonFiniteLossError, WeightingError
+from cograd._weights import Weights, cotangent, place
+from cograd.errors import NonFiniteLossError, WeightingError, shown
 from cograd.gramian import Gramian
 from cograd.gramian._at import At
 from cograd.gramian._automatic import Automatic
@@ -24,8 +24,9 @@ from cograd.gramian._engine import Engine, Gradients, Measured
 from cograd.gramian._gramian import assembled
 from cograd.gramian._rows import Rows, apart
 from cograd.gramian._scope import scope
-from cograd.weighting._foreign import FromJacobian
 from cograd.weighting._stateful import Shared
+
+WHOLE = {"abs", "jacobian"}  # what a rule can only see where the gradient of each loss is formed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def balance(
     """
     rule = weights.balance
     assert rule is not None
-    fixed = [weights.fixed.get(name, 1.0) for name in losses]
+    own = weights.own(step)
+    fixed = [own.get(name, 1.0) for name in losses]
     still = statistics or Statistics(())
     found = scope(losses, group_of, routes, still.passed)
     if not found.components and len(losses) > 1:
@@ -88,6 +90,7 @@ def balance(
     factors = [cotangent(loss, w * scale) for loss, w in zip(losses.values(), fixed, strict=True)]
     held = known or rule.held(losses)
     measured: list[Measured] = []
+    directions: Sequence[Tensor] = ()
     if found.blocked:
         if isinstance(engine, At):
             raise WeightingError(
@@ -99,7 +102,7 @@ def balance(
         way = cut(found, factors)
         gradients = [*way.private, *way.rest()]
         if not held:
-            chosen = Rows() if rule.rule.needs & {"abs", "jacobian"} else engine or Automatic()
+            chosen = Rows() if rule.rule.needs & WHOLE else engine or Automatic()
             measured = [chosen.measure(way, part, keep) for part in found.components]
         for i, part in enumerate(found.components):
             gradients += measured[i].aside if measured else way.aside(part)
@@ -116,17 +119,19 @@ def balance(
             name: loss.detach() * w if w != 1 else loss.detach()
             for (name, loss), w in zip(losses.items(), fixed, strict=True)
         }
-        shared = [
-            Shared(part, m.gramian / scale**2, m.abs() / scale if "abs" in rule.rule.needs else None)
-            for part, m in zip(parts, measured, strict=True)
-        ]
-        held = rule.share(scaled, shared, step)
+        needs, shared = rule.rule.needs, []
+        for together, m in zip(parts, measured, strict=True):
+            magnitudes = m.abs() / scale if "abs" in needs else None
+            jacobian = m.jacobian() / scale if "jacobian" in needs else None
+            shared.append(Shared(together, m.gramian / scale**2, magnitudes, jacobian))
+        answer = rule.share(scaled, shared, step)
+        held, directions = answer.weights, answer.directions
     for i, part in enumerate(found.components):
-        own = [held[name] for name in parts[i]]
-        if isinstance(rule.rule, FromJacobian) and measured:
-            gradients += measured[i].split(rule.rule.direction(measured[i].jacobian() / scale) * scale)
+        factors_here = [held[name] for name in parts[i]]
+        if directions:
+            gradients += measured[i].split(directions[i] * scale)
         else:
-            gradients += measured[i].combine(own) if measured else way.weighted(part, own, keep)
+            gradients += measured[i].combine(factors_here) if measured else way.weighted(part, factors_here, keep)
     still.settle()
     total = {name: w * held[name] for name, w in zip(names, fixed, strict=True)}
     known_factors = {name: w * scale for name, w in zip(names, fixed, strict=True)}
@@ -206,17 +211,23 @@ def _warn_nothing_shared(rule: str) -> None:
     )
 
 
-def check_engine(engine: object, used: bool) -> None:
-    """Raises WeightingError unless ``engine`` is None, or an engine where one is used."""
+def check_engine(engine: object, rules: Sequence[Weights], watch: bool = False) -> None:
+    """Raises WeightingError unless ``engine`` is None, or an engine that ``rules`` or a ``watch`` can use."""
     if engine is None:
         return
     if not isinstance(engine, Engine):
         raise WeightingError(
             "gramian takes cograd.gramian.Rows(), Layerwise() or At(...), or None for the cheapest exact one; found "
-            f"{engine!r}."
+            f"{shown(engine)}.{place(engine)}"
         )
-    if not used:
+    if not watch and not any(rule.shares for rule in rules):
         raise WeightingError(
-            f"gramian={engine!r} says how to compare gradients, but there is no rule that looks at them. Leave it out, "
-            "or choose one, such as weighting=cograd.weighting.UPGrad()."
+            f"gramian={shown(engine)} says how to compare gradients, but there is no rule that looks at them. Leave it "
+            "out, or choose one, such as weighting=cograd.weighting.UPGrad()."
         )
+    for rule in rules:
+        if isinstance(engine, At) and rule.balance and rule.balance.rule.needs & WHOLE:
+            raise WeightingError(
+                f"gramian=At(...) compares gradients at a representation, and {rule.name} needs those of the "
+                "parameters themselves. Leave gramian out, or choose another rule."
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from cograd._models import trainable
 from cograd._optimizers import members
 from cograd._phase import Phase
 from cograd._update import Update
+from cograd._weights import Weights, stateful
 from cograd.errors import OptimizerError, PhaseError, RouteError, WeightingError, quoted, unknown
 from cograd.gramian import At, Engine
 from cograd.weighting import Stateful
@@ -23,12 +24,12 @@ def own_rule(rule: Any, refresh: int) -> Stateful | None:
     Raises:
         WeightingError: it is no rule.
     """
-    balance = None if rule is None else Stateful(rule)
+    balance = None if rule is None else stateful(rule)
     return Stateful(rule, refresh) if balance and balance.shares else balance
 
 
 def check_gramian(
-    gramian: Engine | None, refresh: int, watch: int, shares: bool, models: Mapping[str, nn.Module]
+    gramian: Engine | None, refresh: int, watch: int, rules: Sequence[Weights], models: Mapping[str, nn.Module]
 ) -> None:
     """How gradients are to be compared, and how often, is said only where it is needed.
 
@@ -38,11 +39,11 @@ def check_gramian(
     for name, value, least in (("refresh", refresh, 1), ("watch", watch, 0)):
         if not isinstance(value, int) or value < least:
             raise WeightingError(f"{name} must be a whole number of at least {least}; found {value!r}.")
-    if refresh > 1 and not shares:
+    if refresh > 1 and not any(rule.shares for rule in rules):
         raise WeightingError(
             f"refresh={refresh} spares Gramians, but no rule needs them. Leave it out, or choose such a rule."
         )
-    check_engine(gramian, shares or watch > 0)
+    check_engine(gramian, rules, watch > 0)
     if isinstance(gramian, At):
         if not isinstance(gramian.where, str):
             raise WeightingError('In a Joint, At takes the name of a model: cograd.gramian.At("encoder").')

@@ -31,7 +31,7 @@ from cograd._schedules import Schedulers, build_schedules, look_up
 from cograd._state import Extras, load_state, save_state
 from cograd._trailing import build_followers
 from cograd._update import Update
-from cograd._weights import Weights
+from cograd._weights import Factor, Weights
 from cograd.errors import (
     GradModeError,
     LossError,
@@ -91,7 +91,9 @@ class Joint:
             factory such as ``partial(Adam, lr=1e-3)``, called with a list of its trainable parameters;
             ``"*"`` -> a factory for each of the other models. Or one optimizer, or one factory for all.
             In each phase, every parameter that it updates is in exactly one of its optimizers.
-        weights: loss -> fixed factor, 1 if missing. A loss of weight 0 is dropped.
+        weights: loss -> factor, 1 if missing: a number, or a function of the step (batches seen before),
+            such as ``lambda step: min(1.0, step / 1000)``. It scales a loss before a rule over gradients
+            sees it, and multiplies what any other rule gives. A loss of weight 0 is dropped.
         weighting: a rule for the weights, or a function from a Gramian to weights; each phase keeps
             its own state of it.
         phases: one phase or several; by default one that updates all models at once.
@@ -168,7 +170,7 @@ class Joint:
         losses: LossesFunction,
         optimizers: Optimizers,
         trains: Trains | None = None,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Factor] | None = None,
         weighting: Weighting | Callable[[Tensor], Tensor] | None = None,
         phases: Phase | Iterable[Phase] | None = None,
         check: str = "now",
@@ -209,7 +211,7 @@ class Joint:
 
         chosen = [weighting if phase.weighting is None else phase.weighting for phase in self.phases]
         rules = [Weights(weights, own_rule(rule, refresh)) for rule in chosen]
-        check_gramian(gramian, refresh, watch, any(rule.shares for rule in rules), self._modules)
+        check_gramian(gramian, refresh, watch, rules, self._modules)
         mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
         mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
         mentions += [mention for rule in rules for mention in rule.mentions()]
@@ -246,7 +248,9 @@ class Joint:
         routes = [f"{loss} -> {', '.join(models)}" for loss, models in self._setup.trains.items()]
         phases = "; ".join(f"{i}. {phase}" for i, phase in enumerate(self.phases, 1))
         rules = dict.fromkeys(repr(u.weights.balance.rule) for u in self._updates if u.weights.balance)
-        weighting = f"  weighting: {'; '.join(rules)}\n" if rules else ""
+        own = str(self._updates[0].weights)
+        weighting = f"  weights: {own}\n" if own else ""
+        weighting += f"  weighting: {'; '.join(rules)}\n" if rules else ""
         options = "".join(f"  {line}\n" for line in self._options())
         return (
             f"Joint of {', '.join(name for name in self.models if name not in self._followers)}\n"

@@ -261,7 +261,7 @@ class Update:
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
             plan = self._planner.plan(losses)
             if self.weights.shares:
-                deposit(self._balance(losses, step, self.weights.without_fixed(report.weights)).gradients)
+                deposit(self._balance(losses, step, self.weights.without_own(report.weights, step)).gradients)
             else:
                 run(plan, losses, report.weights, self.trained, modules=self._with_buffers)
             return total

@@ -1,46 +1,64 @@
-"""The factor of each loss: the user's fixed one times the rule's."""
+"""The factor of each loss: the user's own, a number or a function of the step, times the rule's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cograd._arity import misfit
 from cograd._routes import Mention
-from cograd.errors import WeightingError, report
+from cograd.errors import WeightingError, report, shown
+from cograd.gramian import Engine
 from cograd.weighting import Stateful, Weighting
+from cograd.weighting._scheduled import Factor as Factor
+from cograd.weighting._scheduled import factor_at
 
 Weight = Tensor | float
 Rule = Weighting | Stateful | Callable[[Tensor], Tensor]  # the last: a Gramian [K, K] to weights [K]
 
 
 class Weights:
-    """Fixed factors and, if there is one, a rule.
+    """The user's factors and, if there is one, a rule.
 
     Args:
-        fixed: loss name -> finite number; 1 for a loss without an entry.
+        own: loss name -> finite number, or a function of the step that gives one; 1 for a loss
+            without an entry.
         rule: a weighting, with or without a state of its own.
         refresh: compute the Gramian that the rule needs only at each n-th step.
 
     Raises:
-        WeightingError: a factor is not a finite number, or the rule is none.
+        WeightingError: a factor is neither, or the rule is none.
     """
 
-    def __init__(self, fixed: Mapping[str, float] | None, rule: Rule | None, refresh: int = 1) -> None:
-        if not isinstance(fixed, Mapping | None):
-            raise WeightingError(f'weights maps losses to numbers, as in {{"gen": 0.5}}; found {type(fixed).__name__}.')
-        self.fixed = dict(fixed or {})
-        problems = [
-            f"weights[{name!r}] must be a finite number; found {w!r}. A weight that changes is a rule: weighting=..."
-            for name, w in self.fixed.items()
-            if not isinstance(w, int | float) or not math.isfinite(w)
-        ]
-        if problems:
+    def __init__(self, own: Mapping[str, Factor] | None, rule: Rule | None, refresh: int = 1) -> None:
+        if not isinstance(own, Mapping | None):
+            raise WeightingError(
+                'weights maps losses to numbers or functions of the step, as in {"gen": 0.5, "kl": lambda step: '
+                f"min(1.0, step / 1000)}}; found {shown(own)}.{place(own)}"
+            )
+        if problems := list(_problems(own or {})):
             raise WeightingError(report(problems))
-        self.balance = rule if rule is None or isinstance(rule, Stateful) else Stateful(rule, refresh)
+        self._own = dict(own or {})
+        self.follows_step = any(callable(factor) for factor in self._own.values())
+        self.balance = rule if rule is None or isinstance(rule, Stateful) else stateful(rule, refresh)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name} {'by step' if callable(f) else f'{f:g}'}" for name, f in self._own.items())
+
+    def own(self, step: int) -> Mapping[str, float]:
+        """The user's factors, of the losses that have one.
+
+        Raises:
+            WeightingError: a function gives no finite number.
+        """
+        if not self.follows_step:
+            return self._own  # type: ignore[return-value]
+        return {name: factor_at(f"weights[{name!r}]", factor, step) for name, factor in self._own.items()}
 
     @property
     def shares(self) -> bool:
@@ -62,13 +80,14 @@ class Weights:
         if self.balance is not None:
             self.balance.after(losses)
 
-    def without_fixed(self, weights: Mapping[str, Weight]) -> dict[str, float]:
+    def without_own(self, weights: Mapping[str, Weight], step: int) -> dict[str, float]:
         """``weights`` without the user's factors, none of which is 0."""
-        return {name: float(w) / self.fixed.get(name, 1.0) for name, w in weights.items()}
+        own = self.own(step)
+        return {name: float(w) / own.get(name, 1.0) for name, w in weights.items()}
 
     def mentions(self) -> list[Mention]:
         """The losses that are named here."""
-        found = [Mention(name, f"weights[{name!r}]", WeightingError) for name in self.fixed]
+        found = [Mention(name, f"weights[{name!r}]", WeightingError) for name in self._own]
         if self.balance is not None:
             rule = self.balance.rule
             found += [Mention(name, type(rule).__name__, WeightingError) for name in rule.mentions]
@@ -76,9 +95,10 @@ class Weights:
 
     def before(self, names: Iterable[str], step: int) -> dict[str, float]:
         """What is known before the losses are evaluated. A loss with weight 0 is to be dropped."""
+        own = self.own(step)
         if self.balance is None:
-            return {name: self.fixed.get(name, 1.0) for name in names}
-        return {name: w * self.fixed.get(name, 1.0) for name, w in self.balance.before(names, step).items()}
+            return {name: own.get(name, 1.0) for name in names}
+        return {name: w * own.get(name, 1.0) for name, w in self.balance.before(names, step).items()}
 
     def of(self, losses: Mapping[str, Tensor], before: Mapping[str, float], step: int) -> dict[str, Weight]:
         """The weights of the present ``losses``."""
@@ -91,6 +111,40 @@ class Weights:
         """The step is done: let the rule remember it."""
         if self.balance is not None:
             self.balance.commit()
+
+
+def stateful(rule: Any, refresh: int = 1) -> Stateful:
+    """``rule`` with a state of its own.
+
+    Raises:
+        WeightingError: it is no rule.
+    """
+    if (isinstance(rule, Mapping | Engine)) or (isinstance(rule, type) and issubclass(rule, Engine)):
+        raise WeightingError(
+            f"weighting takes a rule, such as cograd.weighting.FirstValue(); found {shown(rule)}.{place(rule)}"
+        )
+    return Stateful(rule, refresh)
+
+
+def _problems(own: Mapping[str, Any]) -> Iterator[str]:
+    for name, factor in own.items():
+        if callable(factor) and not isinstance(factor, Tensor | Weighting | type):
+            if problem := misfit(f"weights[{name!r}]", factor, "step"):
+                yield problem
+        elif not isinstance(factor, int | float) or not math.isfinite(factor):
+            yield (
+                f"weights[{name!r}] must be a finite number, or a function of the step that gives one; found "
+                f"{shown(factor)}.{place(factor)}"
+            )
+
+
+def place(value: object) -> str:
+    """Where a value belongs that was given elsewhere; empty if nobody can tell."""
+    kind = value if isinstance(value, type) else type(value)
+    for what, place in ((Weighting, "weighting"), (Stateful, "weighting"), (Engine, "gramian"), (Mapping, "weights")):
+        if issubclass(kind, what):
+            return f" Give it as {place}=."
+    return ""
 
 
 def cotangent(loss: Tensor, weight: Weight) -> Tensor | None:

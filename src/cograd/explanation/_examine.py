@@ -67,7 +67,9 @@ def _of_phase(joint: Joint, update: Update, batch: Any, title: str) -> Part:
                 weights = update.factors({name: present[name] for name in present if rows[name]}, joint.steps)
         except CogradError as error:
             notes.append(f"the shares are without weights: {error}")
-    notes += [f"loss {name} has weight 0 and is left out" for name, w in update.weights.fixed.items() if w == 0]
+    notes += [
+        f"loss {name} has weight 0 and is left out" for name, w in update.weights.own(joint.steps).items() if w == 0
+    ]
     frozen = [name for name in joint.models if name not in update.trained]
     used, cuts = _followed(tape, present, update.trained)
     routes = {name: models for name, models in update.setup.trains.items() if name in present}

@@ -37,6 +37,8 @@ class Measured:
 
     def abs(self) -> Tensor:
         """``[n, 2]`` float64 on the CPU: the largest and the mean magnitude in each loss's gradient."""
+        if not self.rows:  # Functions that gave no gradient
+            return torch.zeros(len(self.gramian), 2, dtype=torch.float64)
         magnitudes = [_dense(rows).abs() for _, rows in self.rows]
         largest = torch.stack([m.amax(1) for m in magnitudes]).amax(0)
         total = torch.stack([m.sum(1, dtype=torch.float64) for m in magnitudes]).sum(0)
@@ -44,7 +46,8 @@ class Measured:
 
     def jacobian(self) -> Tensor:
         """``[n, P]``, the gradients on all shared parameters."""
-        return torch.cat([_dense(rows) for _, rows in self.rows], dim=1)
+        none = self.gramian.new_zeros(len(self.gramian), 0)
+        return torch.cat([_dense(rows) for _, rows in self.rows], dim=1) if self.rows else none
 
     def split(self, gradient: Tensor) -> Gradients:
         """``[P]``, as in :meth:`jacobian`, as the gradient of each parameter."""

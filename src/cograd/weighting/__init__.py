@@ -20,6 +20,7 @@ from cograd.weighting._gradnorm import GradNorm as GradNorm
 from cograd.weighting._gradvac import GradVac as GradVac
 from cograd.weighting._imtl_g import IMTLG as IMTLG
 from cograd.weighting._imtl_l import IMTLL as IMTLL
+from cograd.weighting._jacobian import JacobianWeighting as JacobianWeighting
 from cograd.weighting._log import Log as Log
 from cograd.weighting._lr_annealing import LRAnnealing as LRAnnealing
 from cograd.weighting._mgda import MGDA as MGDA
@@ -56,6 +57,7 @@ __all__ = [
     "GeometricMean",
     "GradNorm",
     "GradVac",
+    "JacobianWeighting",
     "LRAnnealing",
     "Log",
     "NashMTL",

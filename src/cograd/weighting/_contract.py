@@ -30,6 +30,8 @@ class Seen:
             to the parameters that they share; 0 where absent. None for a rule that does not need it.
         abs: ``[K, 2]``, the largest and the mean magnitude among the elements of each of those
             gradients; 0 where absent. None for a rule that does not need it.
+        jacobian: ``[K, P]``, those gradients themselves, in one row each. None for a rule that does
+            not need it.
 
     >>> seen = Seen(names=("a", "b"), losses=torch.tensor([2.0, 0.0]), present=(True, False), step=7)
     >>> [name for name, here in zip(seen.names, seen.present) if here]
@@ -43,6 +45,7 @@ class Seen:
     epoch: int = 0
     gramian: Tensor | None = None
     abs: Tensor | None = None
+    jacobian: Tensor | None = None
 
 
 class Weighting(ABC):
@@ -55,7 +58,8 @@ class Weighting(ABC):
             that needs nothing is asked before the losses are evaluated, and a loss that it weights
             zero never is. One that needs the Gramian (or ``abs``) weighs only what losses share: it
             is asked once for each set of losses that share parameters. One that needs ``"after"``
-            sees the losses of the same batch again when the step is done.
+            sees the losses of the same batch again when the step is done. What needs the gradients
+            themselves is a :class:`JacobianWeighting`.
         remembers: whether its weights depend on earlier steps, so that its state must be kept.
     """
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError, quoted
+from cograd.errors import WeightingError, quoted, shown
 from cograd.weighting._contract import Seen, State, Weighting
+from cograd.weighting._jacobian import JacobianWeighting
 
 NEEDS = {"losses", "gramian", "abs", "jacobian", "after"}
 
@@ -53,12 +54,11 @@ class FromGramian(Weighting):
 
 @final
 @dataclass(frozen=True, slots=True)
-class FromJacobian(Weighting):
+class FromJacobian(JacobianWeighting):
     r"""Use any function from the Jacobian :math:`[K, P]` to a direction :math:`[P]`, such as an aggregator of TorchJD.
 
-    For those that are no weighted sums: element-wise means, votes on signs. Needs every gradient at
-    once, in one piece, so it is the most costly kind of rule. The weights that are reported are
-    ones, since there are none.
+    For those that are no weighted sums: element-wise means, votes on signs. A rule that looks at more
+    than the gradients, or remembers, is a :class:`JacobianWeighting` of your own.
 
     Args:
         aggregator: takes the gradients of the present losses on the parameters that they share,
@@ -69,25 +69,12 @@ class FromJacobian(Weighting):
     """
 
     aggregator: Callable[[Tensor], Tensor]
-    needs: ClassVar[frozenset[str]] = frozenset({"jacobian"})
 
-    def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
-        """See :class:`Weighting`."""
-        return torch.tensor(seen.present, dtype=torch.float64), state
-
-    def direction(self, jacobian: Tensor) -> Tensor:
-        """``[P]`` from ``jacobian`` ``[K, P]``."""
-        found = self.aggregator(jacobian)
-        if not isinstance(found, Tensor) or found.shape != jacobian.shape[1:]:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise WeightingError(
-                f"{self.aggregator!r} must return a direction of {jacobian.shape[1]} elements; found {shape}."
-            )
-        if not found.isfinite().all():
-            raise WeightingError(
-                f"{self.aggregator!r} returned a direction with NaN or infinity. Are the gradients finite?"
-            )
-        return found.detach()
+    def direction(self, seen: Seen, state: State) -> tuple[Tensor, State]:
+        """See :class:`JacobianWeighting`."""
+        if seen.jacobian is None:
+            raise TypeError("this rule needs the Jacobian")
+        return self.aggregator(seen.jacobian), state
 
 
 def as_rule(rule: Any) -> Weighting:
@@ -97,18 +84,35 @@ def as_rule(rule: Any) -> Weighting:
         WeightingError: it is neither.
     """
     if isinstance(rule, Weighting):
-        if strange := rule.needs - NEEDS:
-            raise WeightingError(
-                f"{type(rule).__name__} needs {quoted(sorted(strange))}; a rule can ask for {quoted(sorted(NEEDS))}."
-            )
+        _check_needs(rule)
         return rule
     if callable(rule) and not isinstance(rule, type):
         return FromGramian(rule)
-    if isinstance(rule, type) and issubclass(rule, Weighting):
-        found = f"the class {rule.__name__}. Make a rule of it: {rule.__name__}()."
+    named = {kind.__name__.lower(): kind for kind in Weighting.__subclasses__()}
+    kind = named.get(rule.lower()) if isinstance(rule, str) else rule
+    if isinstance(kind, type) and issubclass(kind, Weighting):
+        found = f"{shown(rule)}. Make a rule of it: cograd.weighting.{kind.__name__}()."
     else:
-        found = f"{rule!r}."
+        found = f"{shown(rule)}."
     raise WeightingError(
         "A weighting is a rule such as cograd.weighting.FirstValue(), or a function from a Gramian [K, K] to weights "
         f"[K]; found {found}"
     )
+
+
+def _check_needs(rule: Weighting) -> None:
+    name = type(rule).__name__
+    if not isinstance(rule.needs, Set):
+        raise WeightingError(
+            f"{name}: needs is a set of names, as in needs = frozenset({{'losses'}}); found {rule.needs!r}."
+        )
+    if strange := sorted(map(str, rule.needs - NEEDS)):
+        raise WeightingError(f"{name} needs {quoted(strange)}; a rule can ask for {quoted(sorted(NEEDS))}.")
+    if isinstance(rule, JacobianWeighting):
+        if "jacobian" not in rule.needs:
+            raise WeightingError(f"{name} gives a direction, so it needs 'jacobian'; found needs {quoted(rule.needs)}.")
+    elif "jacobian" in rule.needs:
+        raise WeightingError(
+            f"{name} needs 'jacobian', and gives weights. A rule that looks at the gradients themselves is a subclass "
+            "of cograd.weighting.JacobianWeighting, with direction(seen, state) instead of weigh(seen, state)."
+        )

@@ -10,9 +10,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from cograd.errors import StateError, WeightingError
+from cograd.errors import StateError, WeightingError, quoted
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._foreign import as_rule
+from cograd.weighting._jacobian import JacobianWeighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,26 @@ class Shared:
         names: the losses.
         gramian: ``[n, n]`` float64 on the CPU.
         abs: ``[n, 2]``, see :class:`Seen`; None unless the rule needs it.
+        jacobian: ``[n, P]``, see :class:`Seen`; None unless the rule needs it.
     """
 
     names: tuple[str, ...]
     gramian: Tensor
     abs: Tensor | None = None
+    jacobian: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the rule says of the losses of a step.
+
+    Attributes:
+        weights: loss -> weight; 1 where a loss shares nothing.
+        directions: in place of weights, for each :class:`Shared`: ``[P]``; empty if there are weights.
+    """
+
+    weights: dict[str, float]
+    directions: list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,7 @@ class Stateful:
             return dict.fromkeys(names, 1.0)
         names = tuple(names)
         seen = Seen(names, None, (True,) * len(names), step, self.epochs)
-        weights, state = self.rule.weigh(seen, self._memory.state)
+        weights, state = _weighed(self.rule, seen, self._memory.state)
         self._next = _Memory(self._memory.names, state, {})
         return dict(zip(names, weights.tolist(), strict=True))
 
@@ -111,25 +127,30 @@ class Stateful:
         if not losses:
             return {}
         seen = self._seen(losses, step)
-        weights, state = self.rule.weigh(seen, self._memory.state)
+        weights, state = _weighed(self.rule, seen, self._memory.state)
         self._next = _Memory(seen.names, state, {})
         return {name: w for name, w in zip(seen.names, weights.unbind(), strict=True) if name in losses}
 
-    def share(self, losses: Mapping[str, Tensor], shared: Sequence[Shared], step: int) -> dict[str, float]:
-        """The weights of what ``losses`` share, 1 where a loss shares nothing. The state waits for :meth:`commit`."""
+    def share(self, losses: Mapping[str, Tensor], shared: Sequence[Shared], step: int) -> Answer:
+        """The weights, or the direction, of what ``losses`` share. The state waits for :meth:`commit`."""
         memory = self._memory
         names = memory.names + tuple(name for name in losses if name not in memory.names)
         held, state = dict.fromkeys(losses, 1.0), memory.state
+        directions = []
         for part in shared:
             if "losses" in self.rule.needs:
                 seen = self._seen({name: losses[name] for name in part.names}, step, part)
             else:
                 here = (True,) * len(part.names)
-                seen = Seen(part.names, None, here, step, self.epochs, part.gramian, part.abs)
-            weights, state = self.rule.weigh(seen, state)
-            held.update(zip(part.names, weights.tolist(), strict=True))
+                seen = Seen(part.names, None, here, step, self.epochs, part.gramian, part.abs, part.jacobian)
+            if isinstance(self.rule, JacobianWeighting):
+                direction, state = _directed(self.rule, seen, state)
+                directions.append(direction)
+            else:
+                weights, state = _weighed(self.rule, seen, state)
+                held.update(zip(part.names, weights.tolist(), strict=True))
         self._next = _Memory(names, state, held, 1)
-        return held
+        return Answer(held, directions)
 
     def held(self, names: Iterable[str]) -> dict[str, float] | None:
         """The weights of an earlier Gramian, if they are still good for the losses ``names``."""
@@ -167,8 +188,8 @@ class Stateful:
         values = [losses[name].detach() if name in losses else first.new_zeros(()) for name in names]
         if any([(v.dtype, v.device) != (kind, first.device) for v in values]):
             values = [v.to(first.device, kind) for v in values]
-        gramian, magnitudes = (part.gramian, part.abs) if part else (None, None)
-        return Seen(names, torch.stack(values), present, step, self.epochs, gramian, magnitudes)
+        known_of_them = (part.gramian, part.abs, part.jacobian) if part else ()
+        return Seen(names, torch.stack(values), present, step, self.epochs, *known_of_them)
 
     def state_dict(self) -> dict[str, Any]:
         """The rule's name, the losses that it has seen, and its state: plain tensors, numbers and names."""
@@ -197,3 +218,43 @@ class Stateful:
         self.steps, self.epochs = state["steps"], state["epochs"]
         names, own, held = tuple(state["names"]), copy.deepcopy(dict(state["state"])), dict(state["held"])
         self._memory = self._next = _Memory(names, own, held, state["age"])
+
+
+def _weighed(rule: Weighting, seen: Seen, state: State) -> tuple[Tensor, State]:
+    """What ``rule`` weighs. Raises WeightingError unless that is a weight for each loss, and a state."""
+    answer: Any = rule.weigh(seen, state)
+    weights, state = _pair(rule, "weigh", "weights", answer)
+    if not isinstance(weights, Tensor) or weights.shape != (len(seen.names),):
+        raise WeightingError(
+            f"{type(rule).__name__}.weigh must return a weight for each of the {len(seen.names)} losses "
+            f"{quoted(seen.names)}; found {_form(weights)}."
+        )
+    return weights, state
+
+
+def _directed(rule: JacobianWeighting, seen: Seen, state: State) -> tuple[Tensor, State]:
+    """Where ``rule`` goes. Raises WeightingError unless that is a finite direction, and a state."""
+    assert seen.jacobian is not None
+    answer: Any = rule.direction(seen, state)
+    found, state = _pair(rule, "direction", "direction", answer)
+    if not isinstance(found, Tensor) or found.shape != seen.jacobian.shape[1:]:
+        raise WeightingError(
+            f"{rule!r} must return a direction of {seen.jacobian.shape[1]} elements; found {_form(found)}."
+        )
+    if not found.isfinite().all():
+        raise WeightingError(f"{rule!r} returned a direction with NaN or infinity. Are the gradients finite?")
+    return found.detach(), state
+
+
+def _pair(rule: Weighting, method: str, what: str, answer: Any) -> tuple[Any, State]:
+    if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping):
+        return answer
+    raise WeightingError(
+        f"{type(rule).__name__}.{method} must return two things, the {what} and the next state, which is a mapping: "
+        f"`return {what}, state` where nothing is to be remembered; found {_form(answer)}."
+    )
+
+
+def _form(found: Any) -> str:
+    """``found`` in few words: a shape, or a kind."""
+    return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
