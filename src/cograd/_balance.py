@@ -19,7 +19,7 @@ from cograd.errors import NonFiniteLossError, WeightingError, shown
 from cograd.gramian import Gramian
 from cograd.gramian._at import At
 from cograd.gramian._automatic import Automatic
-from cograd.gramian._cut import cut
+from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Engine, Gradients, Measured
 from cograd.gramian._gramian import assembled
 from cograd.gramian._rows import Rows, apart
@@ -46,6 +46,7 @@ class Balanced:
     overflowed: bool = False
 
 
+@torch.no_grad()
 def balance(
     losses: Mapping[str, Tensor],
     weights: Weights,
@@ -99,13 +100,17 @@ def balance(
             )
         gradients, measured = apart(found, factors, keep)
     else:
-        way = cut(found, factors)
-        gradients = [*way.private, *way.rest()]
-        if not held:
+        way = Cut(found, factors)
+        if held:
+            by_position = [held[name] for name in losses]
+            gradients = [*way.plain(), *way.weighted(by_position, keep)]
+        else:
             chosen = Rows() if rule.rule.needs & WHOLE else engine or Automatic()
-            measured = [chosen.measure(way, part, keep) for part in found.components]
-        for i, part in enumerate(found.components):
-            gradients += measured[i].aside if measured else way.aside(part)
+            later = keep or bool(found.aside)  # what is not compared may unite sets of losses
+            measured = [chosen.measure(way, part, later) for part in found.components]
+            gradients = [*way.private, *way.rest()]
+            for m in measured:
+                gradients += m.aside
 
     names = tuple(losses)
     parts = [tuple(names[k] for k in part.losses) for part in found.components]
@@ -126,18 +131,18 @@ def balance(
             shared.append(Shared(together, m.gramian / scale**2, magnitudes, jacobian))
         answer = rule.share(scaled, shared, step)
         held, directions = answer.weights, answer.directions
-    for i, part in enumerate(found.components):
-        factors_here = [held[name] for name in parts[i]]
+    for i, m in enumerate(measured):
         if directions:
-            gradients += measured[i].split(directions[i] * scale)
+            gradients += m.split(directions[i] * scale)
         else:
-            gradients += measured[i].combine(factors_here) if measured else way.weighted(part, factors_here, keep)
+            gradients += m.combine([held[name] for name in parts[i]])
     still.settle()
     total = {name: w * held[name] for name, w in zip(names, fixed, strict=True)}
     known_factors = {name: w * scale for name, w in zip(names, fixed, strict=True)}
     return Balanced(gradients, total, _unscaled(parts, measured, known_factors))
 
 
+@torch.no_grad()
 def look(
     losses: Mapping[str, Tensor],
     group_of: Mapping[int, int],
@@ -152,7 +157,7 @@ def look(
     if found.blocked:
         _, measured = apart(found, ones, keep=True)
     else:
-        way = cut(found, ones)
+        way = Cut(found, ones, parameters=False)
         measured = [(engine or Automatic()).measure(way, part, keep=True) for part in found.components]
     return _unscaled(parts, measured, dict.fromkeys(names, scale))
 

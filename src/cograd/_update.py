@@ -463,7 +463,7 @@ class Update:
         if self.setup.check == "late":
             self._unchecked = (taken, norms, found)
         elif sounded(found) and (what := culprit(taken.losses, taken.weights, norms, self._gradients_by_name())):
-            raise self._not_finite(what, "no parameter has moved")
+            raise self._not_finite(what, "no parameter has moved", taken.losses)
 
     def _check_late(self) -> None:
         """What the last run of the phase left to be looked at."""
@@ -472,13 +472,16 @@ class Update:
         (taken, norms, found), self._unchecked = self._unchecked, None
         if sounded(found):
             what = culprit(taken.losses, taken.weights, norms, {}) or "a gradient was NaN or infinite"
-            raise self._not_finite(what, "one step ago; its update has been made")
+            raise self._not_finite(what, "one step ago; its update has been made", taken.losses)
 
     def _gradients_by_name(self) -> dict[str, Tensor | None]:
         models = self.setup.models
         return {f"{name}.{key}": p.grad for name in self.trained for key, p in models[name].named_parameters()}
 
-    def _not_finite(self, what: str, when: str) -> NonFiniteLossError:
+    def _not_finite(self, what: str, when: str, losses: Mapping[str, Tensor] | None = None) -> NonFiniteLossError:
+        if losses and what.startswith("the weight of") and self.weights.balance:
+            advice = self.weights.blame(losses)
+            return NonFiniteLossError(f"In the phase '{self.phase}' {what}; {when}. {advice}")
         advice = (
             "Look for a root, norm or power of zero, where the value is finite and its derivative is not; "
             "torch.autograd.set_detect_anomaly(True) names the operation."

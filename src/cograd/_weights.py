@@ -107,6 +107,18 @@ class Weights:
         weights = self.balance.weigh(losses, step)
         return {name: w if before[name] == 1.0 else w * before[name] for name, w in weights.items()}
 
+    def blame(self, losses: Mapping[str, Tensor]) -> str:
+        """What to do about a weight of the rule that is no number, now that ``losses`` were given to it."""
+        assert self.balance is not None
+        for name, loss in losses.items():
+            if objection := self.balance.rule.objection(float(loss)):
+                return (
+                    f"{self.name} {objection}, and {name!r} is {float(loss):g}. Take a rule that divides by "
+                    f"magnitudes, such as cograd.weighting.RunningMean(), or add a constant to {name!r} that keeps it "
+                    "above zero."
+                )
+        return f"Look at the rule: {self.name} gave it for losses that are numbers."
+
     def commit(self) -> None:
         """The step is done: let the rule remember it."""
         if self.balance is not None:

@@ -81,7 +81,7 @@ class At(Engine):
         aside = cut.aside(component)
         return Measured(
             gram.done(len(component.losses)),
-            lambda weights: cut.weighted(component, weights, keep),
+            lambda weights: cut.combine(component, weights, keep),
             "at",
             aside=aside,
         )

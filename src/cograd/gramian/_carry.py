@@ -20,14 +20,10 @@ _REFUSED: set[int] = set()  # shared parts that could not be batched, by their f
 
 def one_by_one(cut: Cut, component: Component, wanted: Sequence[Any], keep: bool) -> list[Tensor | None]:
     """What arrives at each of ``wanted``, parameters or edges, as ``[n, ...]``, in one pass per loss."""
-    inside = cut.inside(component)
     found: list[list[Tensor | None]] = []
     with _listening(wanted) as met:
         for k in component.losses:
-            mine = {spot: arrived[k] for spot, arrived in inside.items() if k in arrived}
-            later = keep or k != component.losses[-1]
-            edges = [GradientEdge(*spot) for spot in mine]
-            some = torch.autograd.grad(edges, wanted, list(mine.values()), retain_graph=later, allow_unused=True)
+            some = cut.down(k, component, wanted, retain=keep or k != component.losses[-1])
             found.append([met.pop(i, g) for i, g in enumerate(some)])
             cut.scope.passed()
     columns = [[row[i] for row in found] for i in range(len(wanted))]

@@ -136,7 +136,8 @@ def layers(cut: Cut, component: Component) -> list[Layer]:
     """The parameters of ``component`` that are cheaper without forming their gradients."""
     found: list[Layer] = []
     biases: dict[Node, Tensor] = {}
-    for leaf, places in zip(component.leaves, uses(cut.scope, component, {node for node, _ in cut.spots}), strict=True):
+    spots = {entry.edge.node for entry in cut.scope.entries}
+    for leaf, places in zip(component.leaves, uses(cut.scope, component, spots), strict=True):
         if not places or len({use.kind for use in places}) > 1 or leaf._backward_hooks or leaf.is_complex():
             continue
         if places[0].role == "bias":

@@ -72,6 +72,10 @@ class Weighting(ABC):
         """The losses that the user named in the rule, each of which must exist."""
         return ()
 
+    def objection(self, loss: float) -> str:
+        """What the rule requires of each loss, where one of this value has no weight, or spoils all; else empty."""
+        return ""
+
     def init(self, names: Sequence[str]) -> State:
         """The state before the first step. Losses may appear later that are not in ``names``."""
         return {}

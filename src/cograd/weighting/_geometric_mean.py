@@ -33,6 +33,10 @@ class GeometricMean(Weighting):
         no product overflows.
     """
 
+    def objection(self, loss: float) -> str:
+        """See :class:`Weighting`."""
+        return "" if loss > 0 else "needs positive losses"
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         names, losses = observed(seen)

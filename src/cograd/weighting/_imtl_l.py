@@ -62,6 +62,10 @@ class IMTLL(Weighting):
         check_number(self, "lr")
         check_number(self, "floor", positive=True)
 
+    def objection(self, loss: float) -> str:
+        """See :class:`Weighting`."""
+        return "" if loss >= 0 else "needs losses that are not negative"
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         names, losses = observed(seen)

@@ -30,6 +30,10 @@ class Log(Weighting):
         https://arxiv.org/abs/1904.08492.
     """
 
+    def objection(self, loss: float) -> str:
+        """See :class:`Weighting`."""
+        return "" if loss > 0 else "needs positive losses"
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         _, losses = observed(seen)

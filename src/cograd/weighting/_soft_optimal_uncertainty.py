@@ -48,6 +48,10 @@ class SoftOptimalUncertainty(Weighting):
         check_number(self, "floor", positive=True)
         check_choice(self, "scale", ("sum", "paper"))
 
+    def objection(self, loss: float) -> str:
+        """See :class:`Weighting`."""
+        return "" if loss >= 0 else "needs losses that are not negative"
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         names, losses = observed(seen)

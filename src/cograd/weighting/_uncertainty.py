@@ -89,6 +89,10 @@ class Uncertainty(Weighting):
         """See :class:`Weighting`."""
         return self.kind if isinstance(self.kind, Mapping) else ()
 
+    def objection(self, loss: float) -> str:
+        """See :class:`Weighting`."""
+        return "" if loss >= 0 else "needs losses that are not negative"
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         names, losses = observed(seen)
