@@ -78,3 +78,10 @@ class Held:
                 p.grad = total / count if p.grad is None else p.grad.add_(total).div_(count)
             elif p.grad is not None:
                 p.grad.div_(count)
+
+
+def added(earlier: Tensor | None, fresh: Tensor | None) -> Tensor | None:
+    """Their sum as a tensor of its own, as two backward calls leave it in ``.grad``; what there is of them."""
+    if earlier is None or fresh is None:
+        return fresh if earlier is None else earlier
+    return fresh + earlier if earlier.is_sparse and not fresh.is_sparse else earlier + fresh

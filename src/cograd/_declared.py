@@ -137,3 +137,34 @@ def check_closures(updates: Iterable[Update]) -> None:
                 f"optimizer {name!r} evaluates the losses itself and keeps one state for all of its parameters, so the "
                 f"phase '{update.phase}' must update all of its models, and no other phase any of them."
             )
+
+
+def check_deferred(updates: Iterable[Update]) -> None:
+    """A gradient that a phase leaves for later is used by another phase, which can add it to its own.
+
+    Raises:
+        PhaseError: no phase uses it, or the model gathers gradients itself.
+        OptimizerError: an optimizer evaluates the losses itself, so that there is nothing to add to.
+    """
+    updates = list(updates)
+    for phase, name in [(update.phase, name) for update in updates for name in update.phase.defer]:
+        later = [update.phase for update in updates if update.phase.updates(name)]
+        if not any(other.stop is None or (phase.stop is not None and phase.stop <= other.stop) for other in later):
+            ends = "stops earlier" if later else "is not there"
+            raise PhaseError(
+                f"The phase '{phase}' leaves the gradient of {name!r} for another phase that updates it, which {ends}, "
+                f"so that the gradient is never used. Add one, as in cograd.Phase({name!r}), or take {name!r} out of "
+                "defer."
+            )
+        if updates[0].setup.accumulate[name] > 1:
+            raise PhaseError(
+                f"The phase '{phase}' leaves the gradient of {name!r} for its next update, and accumulate gathers the "
+                "gradients of several batches for it: what would be a mean of what? Take one of the two."
+            )
+        for update in updates:
+            if update.closure is not None and name in update.phase.models:
+                raise OptimizerError(
+                    f"optimizer {update.closure!r} evaluates the losses of the phase '{update.phase}' itself, so the "
+                    f"gradient of {name!r} cannot be left there or added to. Take {name!r} out of defer, or choose "
+                    "another optimizer."
+                )

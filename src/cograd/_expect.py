@@ -46,6 +46,7 @@ class Setup:
     watch: int = 0  # look at the losses' gradients each so many steps; never if 0
     prepare: Callable[[Any, Any], Any] | None = None  # makes of a batch what the losses function receives
     missing: str = "warn"  # what becomes of a loss that was returned before, and then is not
+    deferred: dict[str, dict[Tensor, Tensor]] = field(default_factory=dict)  # model -> gradients left for its update
     returned: set[str] = field(default_factory=set)  # every loss that the losses function has returned
     metrics: set[str] = field(default_factory=set)  # every name that it returned for a metric
     missed: set[str] = field(default_factory=set)  # those of whose absence was warned

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from cograd._accumulation import parse_counts
 from cograd._arity import misfit
 from cograd._clip import Clips, parse_clips
-from cograd._declared import check_closures, check_gramian, check_routes, own_rule, parse_phases
+from cograd._declared import check_closures, check_deferred, check_gramian, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy
 from cograd._losses import Evaluation, check_mapping, evaluate
 from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers
 from cograd._ownership import check_ownership
-from cograd._phase import Phase
+from cograd._phase import Phase, left_for
 from cograd._plan import Plan
 from cograd._precision import Fp16, Precision
 from cograd._random import random_state, replayed
@@ -63,6 +63,7 @@ class StepPlan:
         lines = []
         for i, (phase, plan) in enumerate(self.phases, 1):
             lines.append(f"phase {i}: {phase}")
+            lines += [f"  {left}" for left in left_for(phase, [phase for phase, _ in self.phases])]
             text = str(plan) if plan else "the passes follow from the graph: run a step first, or give plan() a batch"
             lines += [f"  {line}" for line in text.splitlines()]
         return "\n".join(lines)
@@ -232,12 +233,14 @@ class Joint:
             prepare,
             missing,
         )
+        self._setup.deferred.update({name: {} for phase in self.phases for name in phase.defer})
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
         for phase, rule in zip(self.phases, rules, strict=True):
             expectations.append(Expectations(self._setup, phase, expectations))
             self._updates.append(Update(self._setup, phase, rule, expectations[-1]))
         check_routes(routes, self.phases)
+        check_deferred(self._updates)
         check_closures(self._updates)
         self._schedules = build_schedules(schedulers, self.optimizers)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]

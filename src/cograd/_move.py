@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cograd._accumulation import Held
+from cograd._accumulation import Held, added
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
 from cograd._losses import Evaluation
@@ -47,6 +47,7 @@ class Taken:
         held: Mapping[str, int] | None = None,
         overflowed: tuple[str, ...] = (),
         norms: Mapping[str, Tensor] | None = None,
+        deferred: tuple[str, ...] = (),
     ) -> Report:
         """What the phase has done in the end."""
         return Report(
@@ -63,6 +64,7 @@ class Taken:
             self.gramian,
             self.beside.logged(),
             {name: n for name, n in self.beside.counts.items() if name in self.losses},
+            deferred,
         )
 
 
@@ -78,8 +80,8 @@ class Move:
         kept: whether a gradient of the last call was used or gathered, rather than dropped for its overflow.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.kept = setup, True
+    def __init__(self, setup: Setup, defer: Collection[str]) -> None:
+        self.setup, self.defer, self.kept = setup, defer, True
         self.gathered: dict[str, Held] = {}
 
     def bind(self, trained: Mapping[str, Sequence[Tensor]], optimizers: Mapping[str, Sequence[Tensor]]) -> None:
@@ -88,7 +90,11 @@ class Move:
         several = [name for name in trained if self.setup.accumulate[name] > 1]
         self.gathered = {name: self.gathered.get(name) or Held() for name in several}
         setup = self.setup
-        self._simple = not (several or setup.clips or setup.grad_norms or setup.precision.scaling)
+        left = [name for name in setup.deferred if name in trained]
+        self._simple = not (several or left or setup.clips or setup.grad_norms or setup.precision.scaling)
+        for name in self.defer:
+            if name not in trained:
+                setup.deferred[name] = {}
         self._all = [p for own in trained.values() for p in own]
 
     def __call__(self, taken: Taken, check: Check) -> Report:
@@ -107,12 +113,20 @@ class Move:
         for name in due:
             if name in self.gathered:
                 self.gathered[name].give(self.trained[name], name in here)
+            for p, earlier in self.setup.deferred.get(name, {}).items():
+                p.grad = added(earlier, p.grad)
         norms, clips, covered = self._norms(due)
         check(taken, norms, self._uncovered(covered))
         precision.update(bool(overflowed))
 
+        deferred = tuple([name for name in here if name in self.defer])
+        for name in deferred:
+            self._leave(name)
+        for name in due:
+            if name in self.setup.deferred:
+                self.setup.deferred[name] = {}
         for name in here:
-            if name not in due:
+            if name not in due and name not in deferred:
                 self.gathered[name].add(self.trained[name])
         for name, held in self.gathered.items():
             held.turns += 1
@@ -120,7 +134,7 @@ class Move:
                 self.gathered[name] = Held()
         counts = {name: held.count for name, held in self.gathered.items() if held.count}
         stepped = self._step(clips)
-        return taken.report(due, stepped, counts, overflowed, norms if self.setup.grad_norms else None)
+        return taken.report(due, stepped, counts, overflowed, norms if self.setup.grad_norms else None, deferred)
 
     def flush(self, taken: Taken, check: Check) -> Report | None:
         """Update the models that hold gradients by what they hold. None if there are none."""
@@ -133,8 +147,18 @@ class Move:
         stepped = self._step(clips)
         return taken.report(due, stepped) if due else None
 
+    def _leave(self, model: str) -> None:
+        """Put the gradients of ``model`` aside for its next update, with those that wait there."""
+        waiting = dict(self.setup.deferred[model])
+        for p in self.trained[model]:
+            if (gradient := added(waiting.get(p), p.grad)) is not None:
+                waiting[p], p.grad = gradient, None
+        self.setup.deferred[model] = waiting
+
     def _due(self, model: str, here: bool) -> bool:
         """Is ``model`` updated now, given whether it has just got a gradient?"""
+        if model in self.defer:
+            return False
         held = self.gathered.get(model)
         if held is None:
             return here

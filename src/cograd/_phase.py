@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from cograd._routes import names_in
-from cograd.errors import PhaseError, report, unknown
+from cograd.errors import PhaseError, report, shown, unknown
 from cograd.weighting import Weighting
 
 
@@ -28,9 +28,12 @@ class Phase:
         weighting: a rule for this phase instead of the one given to ``Joint``.
         optimizers: the optimizers that step here, for models of which several optimizers hold the same parameters;
             None for all.
+        defer: models among ``models`` that are not updated here: their gradient waits for the next
+            phase that updates them, which adds it to its own, as a loop by hand does that calls
+            ``backward`` twice before ``step``.
 
     Raises:
-        PhaseError: a number is out of range, or there is no model.
+        PhaseError: a number is out of range, there is no model, or one that is deferred is not among them.
 
     >>> critic = Phase("critic", repeat=3)
     >>> [step for step in range(12) if Phase("gen", every=5).due(step)]
@@ -48,6 +51,7 @@ class Phase:
     weighting: Weighting | None = None
     offset: int | None = None
     optimizers: str | Iterable[str] | None = None
+    defer: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -69,6 +73,15 @@ class Phase:
                 continue
             if not isinstance(value, int) or value < least:
                 problems.append(f"{field} must be a whole number of at least {least}; found {value!r}.")
+        mine, deferred = tuple(self.models), names_in(self.defer)
+        if deferred is None:
+            problems.append(f"defer must be a name among its models, or several; found {shown(self.defer)}.")
+        problems += [
+            f"defer names {name!r}, which it does not train. {unknown('models', name, mine)}"
+            for name in deferred or ()
+            if name not in mine
+        ]
+        object.__setattr__(self, "defer", deferred or ())
         if problems:
             raise PhaseError(report([f"{self.call()}: {problem}" for problem in problems]))
 
@@ -83,8 +96,15 @@ class Phase:
         names = [("", self.models), ("losses=", self.losses), ("optimizers=", self.optimizers)]
         return f"Phase({', '.join(f'{key}{_typed(value)}' for key, value in names if value)})"
 
+    def updates(self, model: str) -> bool:
+        """Does it update ``model``, rather than leave its gradient for another phase?"""
+        return model in tuple(self.models) and model not in tuple(self.defer)
+
     def __str__(self) -> str:
-        words = [f"update {', '.join(self.models)}"]
+        updated = [name for name in self.models if self.updates(name)]
+        words = [f"update {', '.join(updated)}"] if updated else []
+        if self.defer:
+            words.append(f"leave the gradient of {', '.join(self.defer)} for its next update")
         if self.losses is not None:
             words.append(f"by {', '.join(self.losses)}")
         if self.optimizers is not None:
@@ -150,3 +170,18 @@ def together(*models: str) -> list[Phase]:
     ['update gen, enc', 'update disc']
     """
     return [Phase(models)]
+
+
+def left_for(phase: Phase, phases: Sequence[Phase]) -> list[str]:
+    """For people: which gradients ``phase`` adds to its own, since other phases have left them.
+
+    >>> first, second = Phase(("enc", "gen"), defer="gen"), Phase("gen")
+    >>> left_for(second, [first, second])
+    ['gen: with the gradient that phase 1 has left']
+    """
+    found = []
+    for name in phase.models:
+        left = [str(i) for i, other in enumerate(phases, 1) if name in tuple(other.defer)]
+        if left and phase.updates(name):
+            found.append(f"{name}: with the gradient that phase {' and '.join(left)} has left")
+    return found

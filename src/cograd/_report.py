@@ -30,6 +30,7 @@ class Report:
         gramian: norms, cosines and conflicts of the losses' gradients, where they were computed.
         metrics: name -> what was only to be logged (``cograd.Metric``).
         counts: loss -> over how many samples it is the mean, where that was said (``cograd.Mean``).
+        deferred: models whose gradient was left for their next update.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
     >>> report = cograd.backward({"square": x**2, "self": 1 * x}, weights={"square": 0.5})
@@ -52,6 +53,7 @@ class Report:
     gramian: Gramian | None = None
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
+    deferred: tuple[str, ...] = ()
 
     @property
     def weighted(self) -> dict[str, Tensor]:
@@ -131,6 +133,11 @@ class StepReport:
     def held(self) -> dict[str, int]:
         """Model -> micro-batches that it has gathered for its next update."""
         return {k: v for phase in self.phases for k, v in phase.held.items()}
+
+    @property
+    def deferred(self) -> tuple[str, ...]:
+        """Models whose gradient was left for their next update."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.deferred))
 
     @property
     def overflowed(self) -> tuple[str, ...]:

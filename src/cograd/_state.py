@@ -54,6 +54,7 @@ def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters:
             for update in phases
             for balance in (update.weights.balance,)
         ],
+        "deferred": {name: _by_name(setup.models[name], waiting) for name, waiting in setup.deferred.items()},
         "schedulers": {name: schedule.state_dict() for name, schedule in extras.schedules.items()},
         "followers": {name: follower.state_dict() for name, follower in extras.followers.items()},
         "precision": extras.precision.state_dict(),
@@ -94,6 +95,8 @@ def load_state(
             update.weights.balance.load_state_dict(saved["weighting"])
         update.forget()
         update.gathered.update({name: _load_held(setup.models[name], held) for name, held in saved["held"].items()})
+    for name, saved in state["deferred"].items():
+        setup.deferred[name] = _by_parameter(setup.models[name], saved)
     for name, schedule in extras.schedules.items():
         schedule.load_state_dict(state["schedulers"][name])
     for name, follower in extras.followers.items():
@@ -122,15 +125,21 @@ def _own_state(model: nn.Module, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held(model: nn.Module, held: Held) -> dict[str, Any]:
-    keys: dict[Tensor, str] = {p: key for key, p in named_parameters(model)}
-    sums = {keys[p]: g for p, g in held.sums.items() if p in keys}  # a part may have been taken out of the model
-    return {"turns": held.turns, "count": held.count, "sums": sums}
+    return {"turns": held.turns, "count": held.count, "sums": _by_name(model, held.sums)}
 
 
 def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:
+    return Held(saved["turns"], saved["count"], _by_parameter(model, saved["sums"]))
+
+
+def _by_name(model: nn.Module, gradients: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:
+    keys: dict[Tensor, str] = {p: key for key, p in named_parameters(model)}
+    return {keys[p]: g for p, g in gradients.items() if p in keys}  # a part may have been taken out of the model
+
+
+def _by_parameter(model: nn.Module, saved: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
     parameters: dict[str, Tensor] = dict(named_parameters(model))
-    sums = {parameters[key]: g.to(parameters[key].device, copy=True) for key, g in saved["sums"].items()}
-    return Held(saved["turns"], saved["count"], sums)
+    return {parameters[key]: g.to(parameters[key].device, copy=True) for key, g in saved.items()}
 
 
 def _check_parts(mine: Mapping[str, Any], state: Any) -> None:

@@ -61,7 +61,7 @@ class Update:
         self._thawed = False  # a loss differentiates at a frozen parameter, so that the flags stay on
         where = setup.gramian.where if isinstance(setup.gramian, At) else None
         self._representation = Representation(where, setup.models[where]) if isinstance(where, str) else None
-        self._move = Move(setup)
+        self._move = Move(setup, tuple(phase.defer))
         self._without = -1  # parameters without gradient in the last update
         self.bind()
 

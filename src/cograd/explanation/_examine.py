@@ -13,6 +13,7 @@ from cograd._counted import Metric
 from cograd._joint import Joint
 from cograd._losses import check_mapping, evaluate
 from cograd._models import Models, check_models, trainable
+from cograd._phase import left_for
 from cograd._routes import Mention, Trains, check_mentions, check_metrics, parse_trains
 from cograd._update import Update
 from cograd.errors import CogradError, LossError, RouteError
@@ -70,6 +71,7 @@ def _of_phase(joint: Joint, update: Update, batch: Any, title: str) -> Part:
     notes += [
         f"loss {name} has weight 0 and is left out" for name, w in update.weights.own(joint.steps).items() if w == 0
     ]
+    notes += left_for(update.phase, joint.phases)
     frozen = [name for name in joint.models if name not in update.trained]
     used, cuts = _followed(tape, present, update.trained)
     routes = {name: models for name, models in update.setup.trains.items() if name in present}
