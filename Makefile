@@ -30,10 +30,11 @@ demo: .venv/.made  ## Train every recipe and show what came out
 test: .venv/.made-test  ## Run the tests, the doctests and the snippets of the documentation
 	$(BIN)/python -m pytest --numprocesses=2
 
-check: .venv/.made-test  ## Format, lint, types, imports, unused code
+check: .venv/.made-test  ## Format, lint, types (of the snippets too), imports, unused code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/snippets.py
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 

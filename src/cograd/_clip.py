@@ -45,7 +45,7 @@ class Clip:
                 raise OptimizerError(f"Clip({name}=...) must be a positive number; found {shown(bound)}.")
 
 
-Clips = float | Clip | Mapping[str | tuple[str, ...], float | Clip]
+Clips = float | Clip | Mapping[Any, float | Clip]  # a name, or a tuple of them; the type of a key is invariant
 
 
 def parse_clips(clip: Any, models: Sequence[str]) -> dict[tuple[str, ...], Clip]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,6 +12,16 @@ from torch.nn.parameter import is_lazy
 from cograd.errors import ModelError, UnknownModelError, report, shown, unknown
 
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
+
+if TYPE_CHECKING:
+
+    class Model(nn.Module):
+        """A module of unknown kind, for type checkers: what not every module has may be anything."""
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+        def __iter__(self) -> Iterator[Any]: ...
+        def __len__(self) -> int: ...
 
 
 class Models:
@@ -25,10 +35,11 @@ class Models:
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self.__dict__.update(models)
 
-    def __getitem__(self, name: str) -> Any:
-        return self.__dict__[name] if name in self.__dict__ else self.__getattr__(name)
+    def __getitem__(self, name: str) -> Model:
+        model: Model = self.__dict__[name] if name in self.__dict__ else self.__getattr__(name)
+        return model
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Model:
         raise UnknownModelError(f"There is no model {name!r}. {unknown('models', name, self.__dict__)}")
 
     def __iter__(self) -> Iterator[str]:

@@ -15,7 +15,7 @@ from cograd._arity import misfit
 from cograd._models import trainable
 from cograd.errors import OptimizerError, report, shown, unknown
 
-Factory = Callable[[list[Tensor]], Optimizer | Sequence[Optimizer]]
+Factory = Callable[[Any], Optimizer | Sequence[Optimizer]]  # takes a list of parameters, by whatever type it calls them
 Optimizers = Mapping[str, Optimizer | Sequence[Optimizer] | Factory] | Optimizer | Factory
 
 REST = "*"  # the key of what is not named

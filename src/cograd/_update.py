@@ -81,7 +81,7 @@ class Update:
         self.trained = {name: ps for name in self.phase.models if (ps := trainable(models[name]))}
         self._mine = [p for parameters in self.trained.values() for p in parameters]
         mine = {id(p) for p in self._mine}
-        self._others = [p for name in models for p in models[name].parameters() if id(p) not in mine]
+        self._others: list[Tensor] = [p for name in models for p in models[name].parameters() if id(p) not in mine]
         self._frozen = [p for p in self._others if p.requires_grad]
         self._frozen_for_good = [p for p in self._others if not p.requires_grad]
         self._parameters = self._mine + self._others

@@ -120,7 +120,8 @@ def test_a_storage_that_two_tensors_share_is_written_once(tmp_path):
 def test_no_folder_and_an_empty_folder_are_a_fresh_run(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         assert Checkpoints(folder).newest() is None
-        assert Checkpoints(folder).best_state() is None
+        with pytest.raises(CheckpointError, match=r"holds no best checkpoint; found none\. fit\(best="):
+            Checkpoints(folder).best_state()
     assert not (tmp_path / "none").exists()
     with Checkpoints(tmp_path / "a" / "b") as checkpoints:
         assert checkpoints.newest() is None
@@ -206,7 +207,8 @@ def test_which_is_the_best(tmp_path, losses, higher, best):
 
 def test_only_nan_is_no_best(tmp_path):
     fill(tmp_path, [math.nan, math.nan])
-    assert Checkpoints(tmp_path).best_state() is None
+    with pytest.raises(CheckpointError, match=r"holds no best checkpoint; found 'step-.*newest\(\)"):
+        Checkpoints(tmp_path).best_state()
 
 
 def test_the_best_is_remembered_by_a_run_that_goes_on(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cograd.errors import CheckpointError, TrainingError, report, unknown
+from cograd.errors import CheckpointError, TrainingError, quoted, report, unknown
 from cograd.training._checkpoint import FORMAT, NAME, CheckpointFile, UnusableError, intact, read, write
 from cograd.training._files import (
     publish,
@@ -167,17 +167,20 @@ class Checkpoints:
         """Whether there are checkpoints, usable or not."""
         return bool(self._files("step", "best"))
 
-    def best_state(self) -> tuple[dict[str, Any], Path] | None:
+    def best_state(self) -> tuple[dict[str, Any], Path]:
         """The state of the best checkpoint, on the CPU, and its file.
 
-        Returns:
-            None if there is no best one.
-
         Raises:
-            CheckpointError: it cannot be used, or is of another version.
+            CheckpointError: there is none, it cannot be used, or is of another version.
         """
         found = self._first_good(self._files("best"))
-        return None if found is None else (found[0]["state"], found[1].path)
+        if found is None:
+            others = [file.path.name for file in self._files("step")]
+            raise CheckpointError(
+                f"{self.folder} holds no best checkpoint; found {quoted(others)}. "
+                'fit(best="val/...") keeps one once that value has been finite; newest() gives the newest.'
+            )
+        return found[0]["state"], found[1].path
 
     def _continue(self, content: Mapping[str, Any], file: CheckpointFile) -> None:
         """Go on from ``content``: what has been saved, and which is the best."""

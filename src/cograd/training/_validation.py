@@ -26,7 +26,7 @@ from cograd.training._world import kept_world
 class Gathers(Protocol):
     """Anything that gathers predictions: a metric of torchmetrics, or a class of your own."""
 
-    def update(self, *args: Any) -> object:
+    def update(self, *args: Any, **kwargs: Any) -> object:
         """Take one batch in."""
 
     def compute(self) -> Any:

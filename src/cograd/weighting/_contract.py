@@ -39,13 +39,14 @@ class Seen:
     """
 
     names: tuple[str, ...]
-    losses: Tensor | None
+    # what a rule asks for in `needs` is there: `| Any` where it may be None, so that no rule has to prove it
+    losses: Tensor | Any
     present: tuple[bool, ...]
     step: int = 0
     epoch: int = 0
-    gramian: Tensor | None = None
-    abs: Tensor | None = None
-    jacobian: Tensor | None = None
+    gramian: Tensor | Any = None
+    abs: Tensor | Any = None
+    jacobian: Tensor | Any = None
 
 
 class Weighting(ABC):
