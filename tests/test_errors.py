@@ -376,7 +376,12 @@ DECLARATIONS = {
     "LBFGS in a shared phase": (
         {"optimizers": lambda models: optimizers(models) | {"gen": LBFGS(models["gen"].parameters())}},
         OptimizerError,
-        ["optimizer 'gen' evaluates the losses itself", "with 'disc'", "cograd.alternate"],
+        [
+            "optimizer 'gen' evaluates the losses itself",
+            "with 'disc'",
+            "optimizers=LBFGS([p for model in models.values() for p in model.parameters()])",
+            "cograd.alternate",
+        ],
     ),
     "LBFGS over two phases": (
         {"optimizers": one_lbfgs, "phases": alternate("gen", "disc")},

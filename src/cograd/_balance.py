@@ -55,7 +55,6 @@ def balance(
     routes: Sequence[int],
     engine: Engine | None = None,
     keep: bool = False,
-    known: Mapping[str, float] | None = None,
     statistics: Statistics | None = None,
     scale: float = 1.0,
 ) -> Balanced:
@@ -73,7 +72,6 @@ def balance(
         routes: the groups that each loss trains, as bit masks.
         engine: None for the cheapest exact one.
         keep: whether the graph is still needed afterwards.
-        known: weights of the rule that are to be used instead of asking it.
         statistics: buffers that only the first backward pass may move.
         scale: multiplies the gradients, and what is not 1 may make them infinite. The rule does not see it.
 
@@ -89,7 +87,7 @@ def balance(
     if not found.components and len(losses) > 1:
         _warn_nothing_shared(type(rule.rule).__name__)
     factors = [cotangent(loss, w * scale) for loss, w in zip(losses.values(), fixed, strict=True)]
-    held = known or rule.held(losses)
+    held = rule.held(losses)
     measured: list[Measured] = []
     directions: Sequence[Tensor] = ()
     if found.blocked:

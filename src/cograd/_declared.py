@@ -108,7 +108,8 @@ def check_closures(updates: Iterable[Update]) -> None:
         if update.weights.balance is not None and "jacobian" in update.weights.balance.rule.needs:
             raise WeightingError(
                 f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
-                f"rule {update.weights.name} gives a direction, not weights. Choose another optimizer, or another rule."
+                f"rule {update.weights.name} gives a direction, not weights. A rule that gives weights works, such as "
+                "UPGrad(): those of the first evaluation hold during the search. Or choose another optimizer."
             )
         optimizer, own = update.optimizers[name]
         setup = update.setup
@@ -128,7 +129,9 @@ def check_closures(updates: Iterable[Update]) -> None:
             others = quoted(n for n in update.optimizers if n != name)
             raise OptimizerError(
                 f"optimizer {name!r} evaluates the losses itself, several times a step, so it cannot share the phase "
-                f"'{update.phase}' with {others}. Give each a phase of its own: cograd.alternate(...)."
+                f"'{update.phase}' with {others}. Make one optimizer over all parameters of the phase: "
+                f"optimizers={type(optimizer).__name__}([p for model in models.values() for p in model.parameters()]); "
+                "or give each a phase of its own: cograd.alternate(...)."
             )
         if len(own) != len([p for p in members(optimizer) if p.requires_grad]) or any(
             u is not update and name in u.optimizers for u in updates

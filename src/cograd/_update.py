@@ -259,11 +259,7 @@ class Update:
                 report = taken.report(taken.models, (str(self.closure),), norms=norms)
                 return sum(report.weighted.values())
             total = sum(weighted(loss.detach(), report.weights[name]) for name, loss in losses.items())
-            plan = self._planner.plan(losses)
-            if self.weights.shares:
-                deposit(self._balance(losses, step, self.weights.without_own(report.weights, step)).gradients)
-            else:
-                run(plan, losses, report.weights, self.trained, modules=self._with_buffers)
+            run(self._planner.plan(losses), losses, report.weights, self.trained, modules=self._with_buffers)
             return total
 
         try:
@@ -414,16 +410,21 @@ class Update:
         gramian = None
         if self.weights.shares:
             try:
-                balanced = self._balance(losses, step)
+                balanced = self._balance(losses, step, keep=self.closure is not None)
             except NonFiniteLossError as error:
                 what = culprit(values, {}, {}, {}) or f"{error.args[0]}, though every loss is finite"
                 raise self._not_finite(what, "no parameter has moved") from error
-            losses.clear()
             weights: Mapping[str, Weight] = balanced.weights
-            gramian, plan = balanced.gramian, replace(plan, rule=self.weights.name)
+            gramian = balanced.gramian
+            if self.closure:  # what it minimises has one value, so a head is weighted too
+                with buffers_kept(self._with_buffers):
+                    run(plan, losses, weights, self.trained, modules=self._with_buffers)
+            losses.clear()
+            plan = replace(plan, rule=self.weights.name)
             if balanced.overflowed:
                 return Taken(values, weights, plan, overflowed=tuple(self.optimizers), beside=found)
-            deposit(balanced.gradients)
+            if not self.closure:
+                deposit(balanced.gradients)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
                 with buffers_kept(self._with_buffers):
@@ -440,11 +441,11 @@ class Update:
         models = tuple(name for name in self.trained if name not in skipped)
         return Taken(values, weights, plan, models, skipped, some, gramian, beside=found)
 
-    def _balance(self, losses: Mapping[str, Tensor], step: int, known: Mapping[str, float] | None = None) -> Balanced:
+    def _balance(self, losses: Mapping[str, Tensor], step: int, keep: bool = False) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)
         still, scale = Statistics(self._with_buffers), self.setup.precision.scale
         return balance(
-            losses, self.weights, step, group_of, routes, self._engine(), known=known, statistics=still, scale=scale
+            losses, self.weights, step, group_of, routes, self._engine(), keep, statistics=still, scale=scale
         )
 
     def _routes(self, losses: Mapping[str, Tensor]) -> list[int]:

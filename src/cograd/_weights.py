@@ -80,11 +80,6 @@ class Weights:
         if self.balance is not None:
             self.balance.after(losses)
 
-    def without_own(self, weights: Mapping[str, Weight], step: int) -> dict[str, float]:
-        """``weights`` without the user's factors, none of which is 0."""
-        own = self.own(step)
-        return {name: float(w) / own.get(name, 1.0) for name, w in weights.items()}
-
     def mentions(self) -> list[Mention]:
         """The losses that are named here."""
         found = [Mention(name, f"weights[{name!r}]", WeightingError) for name in self._own]
