@@ -12,26 +12,31 @@ from torch import Tensor
 Number = Tensor | float
 
 
-@torch.no_grad()
 def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tensor]:
     """One tensor per device that is not 0 if something there is NaN or infinite. Waits for nothing.
 
     Losses are looked at in float32, so what only float64 can hold raises a false alarm: :func:`culprit` decides.
 
     Args:
-        scalars: losses, weights, norms.
+        scalars: losses, weights, norms; detached.
         gradients: dense or sparse. Each is multiplied by one in place, which changes no bit of it.
     """
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    kind: tuple[torch.device, torch.dtype] | None = None
     for gradient in gradients:
-        values = _values(gradient)
-        kinds.setdefault((values.device, values.dtype), []).append(values)
-    for device, own in _by_device(scalars).items():
-        kinds.setdefault((device, torch.float32), []).append(torch.stack(own))
+        if gradient.is_sparse or gradient.requires_grad or gradient.dtype.is_complex:
+            gradient = _values(gradient)
+        if kind != (gradient.device, gradient.dtype):  # most often all are of one
+            kind = gradient.device, gradient.dtype
+            own = kinds.setdefault(kind, [])
+        own.append(gradient)
+    for device, values in _by_device(scalars).items():
+        kinds.setdefault((device, torch.float32), []).append(torch.stack(values))
     found: dict[torch.device, Tensor] = {}
     for (device, _), tensors in kinds.items():
-        alarm = found.setdefault(device, torch.zeros(1, device=device))
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, alarm, _one(device))
+        if device not in found:
+            found[device] = torch.zeros(1, device=device)
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found[device], _one(device))
     return list(found.values())
 
 

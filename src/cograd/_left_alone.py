@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from cograd._models import Models
 from cograd.errors import LossError, ModelError
 
 
-@contextmanager
-def no_steps(phase: object, parameters: Sequence[Tensor], optimizers: Mapping[str, Optimizer]) -> Iterator[None]:
-    """Refuse to step an optimizer of ``parameters`` meanwhile. One of an inner problem may step.
+def refuse_steps(phase: object, parameters: Sequence[Tensor], optimizers: Mapping[str, Optimizer]) -> RemovableHandle:
+    """Until this is removed, a step of an optimizer of ``parameters`` raises LossError.
 
-    Raises:
-        LossError: one steps.
+    One of an inner problem, with parameters of its own, may step.
     """
 
     def refuse(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -32,11 +30,7 @@ def no_steps(phase: object, parameters: Sequence[Tensor], optimizers: Mapping[st
                 "and return the losses."
             )
 
-    hook = register_optimizer_step_pre_hook(refuse)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return register_optimizer_step_pre_hook(refuse)
 
 
 def refuse_gradients(phase: object, models: Models) -> None:

@@ -17,7 +17,7 @@ from cograd._clip import gradient_norm
 from cograd._expect import Expectations, Setup
 from cograd._finite import alarms, culprit, sounded
 from cograd._graph import sequence
-from cograd._left_alone import no_steps, refuse_flags, refuse_gradients
+from cograd._left_alone import refuse_flags, refuse_gradients, refuse_steps
 from cograd._losses import Evaluation, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
@@ -297,8 +297,11 @@ class Update:
         """As :meth:`_evaluate`; what belongs to the step must be as before."""
         self._began = sequence()
         self.setup.began.append((step, self._began))
-        with no_steps(self.phase, self._parameters, self.setup.optimizers):
+        refusal = refuse_steps(self.phase, self._parameters, self.setup.optimizers)
+        try:
             found = self._evaluate(batch, step)
+        finally:
+            refusal.remove()
         if any([p.grad is not None for p in self._parameters]):
             refuse_gradients(self.phase, self.setup.models)
         still = self._frozen_for_good if self._thawed else self._others
