@@ -298,3 +298,17 @@ def test_it_is_documented_with_an_example(rule):
 
 def plain(state):
     return dict(state)
+
+
+PRESENT = [[True, False, True], (1, 0, 1), torch.tensor([True, False, True]), torch.tensor([1, 0, 1])]
+
+
+@pytest.mark.parametrize("present", PRESENT, ids=["list", "ints", "tensor", "tensor of ints"])
+@pytest.mark.parametrize("name", [name for name in weighting.__all__ if name in (*RULES, "UPGrad", "MGDA", "CAGrad")])
+def test_what_is_present_may_be_said_in_any_way(name, present):
+    rule = RULES.get(name) or getattr(weighting, name)()
+    losses, gramian = torch.tensor([3.0, 0.0, 2.0]), torch.tensor([[4.0, 0, 1], [0, 0, 0], [1, 0, 2]])
+    expected = rule(losses, gramian, (True, False, True))
+    assert rule(losses, gramian, present).equal(expected)
+    with pytest.raises(cograd.errors.WeightingError, match="each of the 3 losses as there or not; found 2 marks"):
+        rule(losses, gramian, [True, False])

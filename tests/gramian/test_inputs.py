@@ -132,6 +132,13 @@ def test_an_input_that_unites_losses_which_share_nothing_else(engine, refresh, r
 
 
 @every_engine
+def test_a_graph_that_need_not_be_retained_serves_every_set_of_losses(engine, rule):
+    (_, x, losses), (_, y, theirs) = inputs_of_several(), inputs_of_several()
+    cograd.backward(losses, weighting=rule, gramian=engine)
+    torch.testing.assert_close(x.grad, torch.autograd.grad(sum(theirs.values()), y)[0], rtol=1e-10, atol=1e-12)
+
+
+@every_engine
 def test_where_only_an_input_is_shared_it_is_what_is_compared(engine, rule, reference, agrees):
     def scene():
         torch.manual_seed(2)

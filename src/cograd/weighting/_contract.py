@@ -96,7 +96,7 @@ class Weighting(ABC):
         self,
         losses: Tensor | None = None,
         gramian: Tensor | None = None,
-        present: Sequence[bool] | None = None,
+        present: Sequence[bool] | Tensor | None = None,
         abs: Tensor | None = None,
     ) -> Tensor:
         """The weights ``[K]`` that a first step would use.
@@ -114,9 +114,12 @@ class Weighting(ABC):
         given = {"losses": losses, "gramian": gramian, "abs": abs}
         if missing := [what for what, value in given.items() if what in self.needs and value is None]:
             raise WeightingError(f"{type(self).__name__} needs {quoted(missing)}: pass {missing[0]}=...")
-        size = next((len(value) for value in given.values() if value is not None), len(present or ()))
+        marks = None if present is None else tuple(map(bool, present))
+        size = next((len(value) for value in given.values() if value is not None), len(marks or ()))
+        if marks is not None and len(marks) != size:
+            raise WeightingError(f"present marks each of the {size} losses as there or not; found {len(marks)} marks.")
         names = tuple(f"loss{k}" for k in range(size))
-        here = tuple(present) if present is not None else (True,) * size
+        here = (True,) * size if marks is None else marks
         seen = Seen(names, losses, here, gramian=gramian, abs=abs)
         return self.weigh(seen, self.init(names))[0]
 
