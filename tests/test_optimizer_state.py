@@ -191,6 +191,7 @@ def test_a_learning_rate_that_is_set_after_loading_reaches_an_optimizer_inside()
     a, b = joint(in_order(*FORWARD, kind=Base)), joint(in_order(*FORWARD, kind=Base))
     a.step(batches(1)[0])
     b.load_state_dict(saved(a))
+    assert b.optimizers["optimizer"].param_groups[0] is b.optimizers["optimizer"].base.param_groups[0]
     b.optimizers["optimizer"].param_groups[0]["lr"] = 0.0
     before = copy.deepcopy(b.models["first"].state_dict())
     b.step(batches(1)[0])

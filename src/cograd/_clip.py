@@ -96,6 +96,7 @@ def _how(bound: Any) -> Clip | None:
     return Clip(norm=bound) if _number(bound) and bound > 0 else None
 
 
+@torch.no_grad()
 def gradient_norm(parameters: Iterable[Tensor], kind: float = 2.0) -> Tensor:
     """The norm of all gradients of ``parameters`` as one vector."""
     return get_total_norm(gradient_values(parameters), kind)

@@ -94,52 +94,71 @@ def check_routes(routes: Mapping[str, Iterable[str]], phases: Iterable[Phase]) -
             )
 
 
-def check_closures(updates: Iterable[Update]) -> None:
-    """An optimizer that evaluates the losses itself must have one phase for itself alone.
+def check_needs(updates: Iterable[Update]) -> None:
+    """An optimizer that evaluates the losses itself, or differentiates the gradients, has one phase for itself alone.
 
     Raises:
         OptimizerError, WeightingError: it has not, or the phase has options or a rule that it cannot take.
     """
     updates = list(updates)
     for update in updates:
-        if update.closure is None:
+        name = update.closure or update.graph
+        if name is None:
             continue
-        name = update.closure
-        if update.weights.balance is not None and "jacobian" in update.weights.balance.rule.needs:
-            raise WeightingError(
-                f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
-                f"rule {update.weights.name} gives a direction, not weights. A rule that gives weights works, such as "
-                "UPGrad(): those of the first evaluation hold during the search. Or choose another optimizer."
+        what, reason = (
+            ("evaluates the losses itself", "compares their values along the way")
+            if update.closure
+            else ("differentiates the gradients", "needs them as they were taken")
+        )
+        _check_alone(update, name, what, reason)
+        if update.closure and update.graph:
+            raise OptimizerError(
+                f"optimizer {name!r} both evaluates the losses itself and differentiates gradients, which a Joint "
+                "cannot do. Step it in a loop of your own, with cograd.backward(..., create_graph=True)."
             )
         optimizer, own = update.optimizers[name]
-        setup = update.setup
-        several = [model for model in update.trained if setup.accumulate[model] > 1]
-        clipped = [model for names in setup.clips for model in names if model in update.trained]
-        for what, there in (
-            ("precision='fp16'", setup.precision.scaling),
-            (f"accumulate for {quoted(several)}", several),
-            (f"clip for {quoted(clipped)}", clipped),
-        ):
-            if there:
-                raise OptimizerError(
-                    f"optimizer {name!r} evaluates the losses itself and compares their values along the way, which "
-                    f"cannot be done with {what}. Leave that out, or choose another optimizer."
-                )
-        if len(update.optimizers) > 1:
-            others = quoted(n for n in update.optimizers if n != name)
-            raise OptimizerError(
-                f"optimizer {name!r} evaluates the losses itself, several times a step, so it cannot share the phase "
-                f"'{update.phase}' with {others}. Make one optimizer over all parameters of the phase: "
-                f"optimizers={type(optimizer).__name__}([p for model in models.values() for p in model.parameters()]); "
-                "or give each a phase of its own: cograd.alternate(...)."
-            )
-        if len(own) != len([p for p in members(optimizer) if p.requires_grad]) or any(
-            u is not update and name in u.optimizers for u in updates
+        if update.closure and (
+            len(own) != len([p for p in members(optimizer) if p.requires_grad])
+            or any(u is not update and name in u.optimizers for u in updates)
         ):
             raise OptimizerError(
-                f"optimizer {name!r} evaluates the losses itself and keeps one state for all of its parameters, so the "
-                f"phase '{update.phase}' must update all of its models, and no other phase any of them."
+                f"optimizer {name!r} evaluates the losses itself and may keep one state for all of its parameters, so "
+                f"the phase '{update.phase}' must update all of its models, and no other phase any of them."
             )
+
+
+def _check_alone(update: Update, name: str, what: str, reason: str) -> None:
+    balance, setup = update.weights.balance, update.setup
+    if update.graph and update.weights.shares:
+        raise WeightingError(
+            f"optimizer {name!r} {what}, and those that the rule {update.weights.name} of the phase '{update.phase}' "
+            "makes have no graph. Choose another optimizer, or a rule that looks at losses alone."
+        )
+    if update.closure and balance is not None and "jacobian" in balance.rule.needs:
+        raise WeightingError(
+            f"optimizer {name!r} minimises a weighted sum of the losses of the phase '{update.phase}', and its "
+            f"rule {update.weights.name} gives a direction, not weights. A rule that gives weights works, such as "
+            "UPGrad(): those of the first evaluation hold during the search. Or choose another optimizer."
+        )
+    several = [model for model in update.trained if setup.accumulate[model] > 1]
+    clipped = [model for names in setup.clips for model in names if model in update.trained]
+    for option, there in (
+        ("precision='fp16'", setup.precision.scaling),
+        (f"accumulate for {quoted(several)}", several),
+        (f"clip for {quoted(clipped)}", clipped),
+    ):
+        if there:
+            raise OptimizerError(
+                f"optimizer {name!r} {what} and {reason}, which cannot be done with {option}. Leave that out, or "
+                "choose another optimizer."
+            )
+    if len(update.optimizers) > 1:
+        others, kind = quoted(n for n in update.optimizers if n != name), type(update.optimizers[name][0]).__name__
+        raise OptimizerError(
+            f"optimizer {name!r} {what}, so it cannot share the phase '{update.phase}' with {others}. Make one over "
+            f"all parameters there: optimizers={kind}([p for model in models.values() for p in model.parameters()]); "
+            "or give each a phase of its own: cograd.alternate(...)."
+        )
 
 
 def check_deferred(updates: Iterable[Update]) -> None:
@@ -165,9 +184,10 @@ def check_deferred(updates: Iterable[Update]) -> None:
                 "gradients of several batches for it: what would be a mean of what? Take one of the two."
             )
         for update in updates:
-            if update.closure is not None and name in update.phase.models:
+            needing = update.closure or update.graph
+            if needing is not None and name in update.phase.models:
+                what = "evaluates the losses" if update.closure else "differentiates the gradients"
                 raise OptimizerError(
-                    f"optimizer {update.closure!r} evaluates the losses of the phase '{update.phase}' itself, so the "
-                    f"gradient of {name!r} cannot be left there or added to. Take {name!r} out of defer, or choose "
-                    "another optimizer."
+                    f"optimizer {needing!r} {what} of the phase '{update.phase}' itself, so the gradient of {name!r} "
+                    f"cannot be left there or added to. Take {name!r} out of defer, or choose another optimizer."
                 )

@@ -49,6 +49,7 @@ class Setup:
     deferred: dict[str, dict[Tensor, Tensor]] = field(default_factory=dict)  # model -> gradients left for its update
     returned: set[str] = field(default_factory=set)  # every loss that the losses function has returned
     metrics: set[str] = field(default_factory=set)  # every name that it returned for a metric
+    loaded: frozenset[str] = frozenset()  # those of a state that was loaded, until they have been compared
     missed: set[str] = field(default_factory=set)  # those of whose absence was warned
     began: deque[tuple[int, int]] = field(default_factory=partial(deque, maxlen=64))  # steps, and where graphs began
 
@@ -130,6 +131,7 @@ class Expectations:
     def _meet(self, returned: Losses) -> None:
         if not self.setup.returned:
             check_mentions(self.setup.mentions, returned)
+        self._compare(returned)
         self.setup.returned.update(returned.keys() - self.setup.metrics)
         for model in self.trained:
             if not any(self.concerns(name) and self.trains(name, model) for name in self.setup.returned):
@@ -139,6 +141,18 @@ class Expectations:
                     "out of the phase. (A loss that is only sometimes there is returned as None when it is not.)"
                 )
         self._met.update({name: self.concerns(name) for name in returned})
+
+    def _compare(self, returned: Losses) -> None:
+        """The first time after a state was loaded: warns of losses that it does not know."""
+        known, self.setup.loaded = self.setup.loaded, frozenset()
+        new = sorted(returned.keys() - self.setup.metrics - known) if known else []
+        told = self.setup.missing != "allow" and not returned.keys() >= known  # as missing, beside the new one
+        if new and not told:
+            warnings.warn(
+                f"The losses function returns {quoted(new)}; the state that was loaded has {quoted(sorted(known))}. "
+                "What a rule remembers of a loss goes by its name, and begins anew for another one.",
+                stacklevel=level_of_caller(),
+            )
 
     def concerns(self, loss: str) -> bool:
         """May ``loss`` train one of the models of this phase?"""

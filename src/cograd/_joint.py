@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from cograd._accumulation import parse_counts
 from cograd._arity import misfit
+from cograd._asked import Asked
 from cograd._clip import Clips, parse_clips
-from cograd._declared import check_closures, check_deferred, check_gramian, check_routes, own_rule, parse_phases
+from cograd._declared import check_deferred, check_gramian, check_needs, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy
 from cograd._losses import Evaluation, check_mapping, evaluate
@@ -241,8 +242,10 @@ class Joint:
             self._updates.append(Update(self._setup, phase, rule, expectations[-1]))
         check_routes(routes, self.phases)
         check_deferred(self._updates)
-        check_closures(self._updates)
+        check_needs(self._updates)
+        self._asked = Asked(self.optimizers)
         self._schedules = build_schedules(schedulers, self.optimizers)
+        self._asked.add(self._schedules)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
         self._processes_known = _warn_of_processes()
@@ -304,12 +307,12 @@ class Joint:
                         self._updated(report)
                         reports.append(report)
         except BaseException as error:
-            for failure in self._advance():
+            for failure in self._advance(reports):
                 error.add_note(str(failure))
             raise
         self.steps += 1
-        for failure in self._advance() if self._schedules else ():
-            raise failure
+        if self._schedules:
+            _raise_first(self._advance(reports))
         return StepReport(reports)
 
     def flush(self) -> tuple[str, ...]:
@@ -319,12 +322,13 @@ class Joint:
             Their names. ``end_epoch`` does this too.
         """
         updated: dict[str, None] = {}
+        reports = []
         for update in self.updates_now():
             if report := update.flush():
                 self._updated(report)
+                reports.append(report)
                 updated |= dict.fromkeys(report.models)
-        for failure in self._advance():
-            raise failure
+        _raise_first(self._advance(reports))
         return tuple(updated)
 
     def freeze(self, *names: str) -> None:
@@ -361,13 +365,14 @@ class Joint:
         """The models without a parameter that requires grad. Followers are not among them."""
         return tuple(n for n, model in self._modules.items() if n not in self._followers and not trainable(model))
 
-    def _advance(self) -> list[PartialStepError]:
+    def _advance(self, reports: Iterable[Report]) -> list[PartialStepError]:
         """The schedulers that count batches, where their optimizers have stepped. Returns what failed."""
+        stepped = [name for report in reports for name in report.stepped] if self._schedules else ()
         failures = []
         for name, schedule in self._schedules.items():
             if not schedule.each_epoch:
                 try:
-                    schedule.advance(name)
+                    schedule.advance(name, stepped=stepped)
                 except PartialStepError as failure:
                     failures.append(failure)
         return failures
@@ -465,6 +470,10 @@ class Joint:
 
         Raises:
             StateError: it belongs to another configuration. Lists every difference; nothing is loaded.
+
+        Warns:
+            UserWarning: an optimizer or a scheduler was made with other settings, such as a learning rate. Those of
+                ``state`` go on.
         """
         counters = {"steps": self.steps, "updates": self.updates}
         load_state(self._setup, self._updates, self._extras(), counters, state)
@@ -483,15 +492,20 @@ class Joint:
         """
         watched = look_up(self._schedules, metrics)
         self.flush()
+        failures = []
         for name, schedule in self._schedules.items():
             if schedule.each_epoch:
-                schedule.advance(name, watched.get(name))
+                try:
+                    schedule.advance(name, watched.get(name))
+                except PartialStepError as failure:
+                    failures.append(failure)
         for update in self._updates:
             if update.weights.balance is not None:
                 update.weights.balance.end_epoch()
+        _raise_first(failures)
 
     def _extras(self) -> Extras:
-        return Extras(self._schedules, self._followers, self._precision)
+        return Extras(self._schedules, self._followers, self._precision, self._asked)
 
     def _flags(self) -> tuple[list[bool], list[int]]:
         """What, when it changes, means that the phases must look at their parameters anew."""
@@ -512,6 +526,13 @@ class Joint:
         for update in self._updates:
             update.bind()
         self._bound_to = self._flags()
+
+
+def _raise_first(failures: Sequence[PartialStepError]) -> None:
+    for other in failures[1:]:
+        failures[0].add_note(str(other))
+    for failure in failures:
+        raise failure
 
 
 def _need_grad_mode(method: str) -> None:

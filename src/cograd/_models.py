@@ -119,7 +119,7 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
                 where = f"is {name}.{plain_name(path)}, inside" if path else "is the same module as"
                 problems.append(
                     f"models[{other!r}] {where} models[{name!r}], so their parameters cannot be updated apart. "
-                    f"Name the parts of {name!r} instead of the whole, or take {other!r} out."
+                    f"Name the parts of {name!r} instead of the whole, or take {other!r} out.{_own(name, model)}"
                 )
     owner: dict[int, tuple[str, str]] = {}
     shared: dict[tuple[str, str], list[str]] = {}
@@ -135,6 +135,12 @@ def _overlaps(models: Mapping[str, nn.Module]) -> list[str]:
             f"Name the shared part as a model of its own and leave it out of {first!r} and {name!r}."
         )
     return problems
+
+
+def _own(name: str, model: nn.Module) -> str:
+    """How to name the parameters that hang on the module itself, with a space before it."""
+    own = [f"{name}.{plain_name(key)}" for key, _ in model.named_parameters(recurse=False)]
+    return f" Parameters that hang on it are a model too: nn.ParameterList([{', '.join(own)}])." if own else ""
 
 
 def plain_name(key: str) -> str:

@@ -12,6 +12,7 @@ from cograd._accumulation import Held, added
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
 from cograd._losses import Evaluation
+from cograd._optimizer_needs import advice
 from cograd._optimizers import only_with_gradient
 from cograd._plan import Plan
 from cograd._report import Report
@@ -213,6 +214,7 @@ class Move:
                     with only_with_gradient(self.setup.optimizers[name]):
                         self.setup.optimizers[name].step()
                 except Exception as error:
-                    raise PartialStepError(name, stepped, error) from error
+                    said = advice(self.setup.optimizers[name], error)
+                    raise PartialStepError(name, stepped, error, advice=said) from error
                 stepped.append(name)
         return tuple(stepped)

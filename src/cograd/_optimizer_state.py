@@ -46,7 +46,9 @@ def load_optimizer(optimizer: Optimizer, names: Names, saved: Mapping[str, Any])
         for group, mine in zip(saved["param_groups"], own["param_groups"], strict=True)
     ]
     state = {position.get(name, name): value for name, value in saved["state"].items()}
-    before = list(optimizer.param_groups)
+    groups_before = optimizer.param_groups
+    before = list(groups_before)
+    sharing = [inner for inner in _driven(optimizer).values() if inner.param_groups is groups_before]
     optimizer.load_state_dict({**saved["more"], "state": state, "param_groups": groups})
     # torch makes new groups, but those who share the old ones (an optimizer inside, a scheduler) must see the change
     for i, (old, new) in enumerate(zip(before, optimizer.param_groups, strict=True)):
@@ -59,6 +61,8 @@ def load_optimizer(optimizer: Optimizer, names: Names, saved: Mapping[str, Any])
             optimizer.state[parameter][key] = _like(value, optimizer.state[parameter].get(key))
     for key, inner in _inside(optimizer).items():
         load_optimizer(inner, names, saved["inside"][key])
+    for inner in sharing:
+        inner.param_groups = optimizer.param_groups
 
 
 def optimizer_differences(
@@ -121,10 +125,13 @@ def _positions(optimizer: Optimizer, state: Mapping[str, Any], names: Names) -> 
 
 
 def _inside(optimizer: Optimizer) -> dict[str, Optimizer]:
-    """The optimizers that it drives, as SAM does its base, and whose state is not in its own."""
+    """The optimizers that it drives, as SAM does its base, whose state is not in its own."""
     state = getattr(optimizer, "state", None)
-    driven = {key: value for key, value in vars(optimizer).items() if isinstance(value, Optimizer)}
-    return {key: value for key, value in driven.items() if value.state is not state}
+    return {key: value for key, value in _driven(optimizer).items() if value.state is not state}
+
+
+def _driven(optimizer: Optimizer) -> dict[str, Optimizer]:
+    return {key: value for key, value in vars(optimizer).items() if isinstance(value, Optimizer)}
 
 
 def _like(value: Any, loaded: Any) -> Any:

@@ -190,12 +190,6 @@ def _only_with_gradient(optimizer: Optimizer) -> Iterator[None]:
         optimizer.param_groups[:] = groups
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Does ``optimizer.step`` evaluate the loss itself, as LBFGS does?"""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, Optimizer) or (hasattr(value, "param_groups") and not isinstance(value, type))
 

@@ -90,19 +90,19 @@ def _phase_problems(
     optimizers: Mapping[str, Optimizer],
 ) -> Iterator[str]:
     mine = serving_in(phase, optimizers)
-    trained = {f"{name}.{key}": p for name in phase.models for key, p in named_parameters(models[name])}
+    updated = [name for name in phase.models if phase.updates(name)]
+    trained = {f"{name}.{key}": p for name in updated for key, p in named_parameters(models[name])}
     owned = {key: owners[id(p)] for key, p in trained.items() if p.requires_grad and id(p) in owners}
     twice = [key for key, names in owned.items() if len(set(names).intersection(mine)) > 1]
     if twice:
         names = [name for name in owned[twice[0]] if name in mine]
         alone = [name for name in mine if all(name in names for names in owned.values())]
-        choices = (
-            " or ".join(f"optimizers={name!r}" for name in alone) or f"optimizers=[...] (it takes from {quoted(mine)})"
-        )
+        head = phase.call()[:-1]
+        calls = [f"{head}, optimizers={name!r})" for name in alone] or [f"{head}, optimizers=[...])"]
         yield (
             f"{twice[0]} ({' and '.join(map(repr, names))}){_more(twice)} is in more than one optimizer, so it would "
             f"step twice in the phase '{phase}'. Keep it in one, or say which one serves the phase: "
-            f"{phase.call()[:-1]}, {choices})."
+            f"{' or '.join(calls)}."
         )
     lacking = [key for key, names in owned.items() if not set(names).intersection(mine)]
     if lacking:

@@ -92,9 +92,10 @@ class Phase:
         return due and self.start <= step and (self.stop is None or step < self.stop)
 
     def call(self) -> str:
-        """As it could be typed: the models, the losses and the optimizers."""
-        names = [("", self.models), ("losses=", self.losses), ("optimizers=", self.optimizers)]
-        return f"Phase({', '.join(f'{key}{_typed(value)}' for key, value in names if value)})"
+        """As it could be typed: the models, the losses, what is deferred and the optimizers."""
+        fields = (("", self.models), ("losses=", self.losses), ("defer=", self.defer), ("optimizers=", self.optimizers))
+        names = [(key, value) for key, value in fields if value]
+        return f"Phase({', '.join(f'{key}{_typed(value)}' for key, value in names)})"
 
     def updates(self, model: str) -> bool:
         """Does it update ``model``, rather than leave its gradient for another phase?"""

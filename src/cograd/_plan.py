@@ -220,7 +220,8 @@ class Planner:
             raise RouteError(
                 f"A loss ({quoted(names)}) reaches a trainable parameter of shape {tuple(leaf.shape)} that belongs to "
                 f"none of the models {quoted(self.models)}, so nothing would train it. Name the module that owns it "
-                "as a model too, or freeze it with requires_grad_(False)."
+                "as a model too, or freeze it with requires_grad_(False). One that hangs on a module whose parts are "
+                "models, such as net.logit_scale, is a model as nn.ParameterList([net.logit_scale])."
             )
 
 

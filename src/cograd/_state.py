@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from cograd._accumulation import Held
+from cograd._asked import Asked
+from cograd._caller import level_of_caller
 from cograd._expect import Setup
 from cograd._models import named_parameters, plain_name
 from cograd._optimizer_state import load_optimizer, optimizer_differences, save_optimizer
@@ -19,7 +22,7 @@ from cograd._trailing import Follower
 from cograd._update import Update
 from cograd.errors import StateError, nearest, quoted, report
 
-FORMAT = 3
+FORMAT = 4
 _MOST = 12  # lines of a message
 
 
@@ -30,6 +33,7 @@ class Extras:
     schedules: Mapping[str, Schedule]
     followers: Mapping[str, Follower]
     precision: Precision
+    asked: Asked
 
 
 def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,13 +62,14 @@ def save_state(setup: Setup, phases: Sequence[Update], extras: Extras, counters:
         "schedulers": {name: schedule.state_dict() for name, schedule in extras.schedules.items()},
         "followers": {name: follower.state_dict() for name, follower in extras.followers.items()},
         "precision": extras.precision.state_dict(),
+        "asked": extras.asked.running,
     }
 
 
 def load_state(
     setup: Setup, phases: Sequence[Update], extras: Extras, counters: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Check everything, then load everything but the counters."""
+    """Check everything, then load everything but the counters. Warns of what the script asks for in another way."""
     mine = save_state(setup, phases, extras, counters)
     _check_parts(mine, state)
     try:
@@ -102,6 +107,9 @@ def load_state(
     for name, follower in extras.followers.items():
         follower.load_state_dict(state["followers"][name])
     extras.precision.load_state_dict(state["precision"])
+    setup.loaded = frozenset(state["losses"])
+    for difference in extras.asked.load(state["asked"]):
+        warnings.warn(difference, stacklevel=level_of_caller())
 
 
 def _names(setup: Setup) -> dict[Tensor, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cograd._accumulation import Held
 from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
 from cograd._clip import gradient_norm
+from cograd._closure import begun
 from cograd._expect import Expectations, Setup
 from cograd._finite import alarms, culprit, sounded
 from cograd._graph import sequence
@@ -21,7 +23,8 @@ from cograd._left_alone import refuse_flags, refuse_gradients, refuse_steps
 from cograd._losses import Evaluation, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
-from cograd._optimizers import members, needs_closure
+from cograd._optimizer_needs import needs_closure, needs_graph, searches
+from cograd._optimizers import members, only_with_gradient
 from cograd._ownership import serving_in
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
@@ -51,6 +54,7 @@ class Update:
         weights: the factors of its losses, and the state of its rule.
         plan: the passes that ran last; None before the first.
         closure: the optimizer that evaluates the losses itself, if there is one.
+        graph: the optimizer that differentiates the gradients, if there is one.
     """
 
     def __init__(self, setup: Setup, phase: Phase, weights: Weights, expectations: Expectations) -> None:
@@ -91,6 +95,7 @@ class Update:
         own = {name: [p for p in members(o) if id(p) in mine] for name, o in serving.items()}
         self.optimizers = {name: (self.setup.optimizers[name], ps) for name, ps in own.items() if ps}
         self.closure = next((name for name, (o, _) in self.optimizers.items() if needs_closure(o)), None)
+        self.graph = next((name for name, (o, _) in self.optimizers.items() if needs_graph(o)), None)
         self._all = [module for name in models for module in models[name].modules()]
         self._with_buffers = with_buffers(models[name] for name in models)
         self._plan_anew()
@@ -246,7 +251,7 @@ class Update:
         state = {p: dict(s) for p, s in optimizer.state.items()}
         report: Report | None = None
 
-        def closure() -> Any:
+        def objective() -> Any:
             nonlocal report
             for p in own:
                 p.grad = None
@@ -262,8 +267,12 @@ class Update:
             run(self._planner.plan(losses), losses, report.weights, self.trained, modules=self._with_buffers)
             return total
 
+        closure = objective if searches(optimizer) else begun(objective, own)
+        if report is not None and not report.models:
+            return replace(report, stepped=())
         try:
-            optimizer.step(closure)
+            with nullcontext() if searches(optimizer) else only_with_gradient(optimizer):
+                optimizer.step(closure)
         except BaseException as error:
             if report is None:  # the first evaluation failed: nothing has moved
                 optimizer.state.clear()
@@ -273,7 +282,7 @@ class Update:
             raise PartialStepError(self.closure, [], error) from error
         assert report is not None
         if self.setup.check == "now" and not torch.stack([p.isfinite().all() for p in own]).all():
-            raise PartialStepError(self.closure, [], NonFiniteLossError("its search ended at NaN or infinity"))
+            raise PartialStepError(self.closure, [], NonFiniteLossError("it ended at NaN or infinity"))
         return report
 
     def _look_back(self, batch: Any, step: int, report: Report, rng: RandomState) -> None:
@@ -435,7 +444,8 @@ class Update:
                     gramian = look(losses, self._planner.group_of, routes, self._engine(), scale)
             weights = self.weights.of(losses, before, step)
             scaled = self.setup.precision.scaled(weights) if self.setup.precision.scaling else weights
-            run(plan, losses, scaled, self.trained, modules=self._with_buffers)
+            with _unwarned() if self.graph else nullcontext():
+                run(plan, losses, scaled, self.trained, create_graph=bool(self.graph), modules=self._with_buffers)
         without = [p for p in self._mine if p.grad is None]
         if len(without) != self._without:
             self._expect.check_parameters()
@@ -508,3 +518,16 @@ class Update:
             finally:
                 for p in self._frozen:
                     p.requires_grad = True
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without the warning of a cycle between parameter and gradient, which the end of the phase cuts."""
+    always = torch.is_warn_always_enabled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True")
+        torch.set_warn_always(True)  # torch warns once: not here, so that it still does where the user asks for a graph
+        try:
+            yield
+        finally:
+            torch.set_warn_always(always)

@@ -134,7 +134,9 @@ class PartialStepError(CogradError, RuntimeError):
         stepped: the optimizers that had already stepped in this phase.
     """
 
-    def __init__(self, failed: str, stepped: Sequence[str], reason: BaseException, after: bool = False) -> None:
+    def __init__(
+        self, failed: str, stepped: Sequence[str], reason: BaseException, after: bool = False, advice: str = ""
+    ) -> None:
         self.failed = failed
         self.stepped = tuple(stepped)
         done = f"{quoted(self.stepped)} had already stepped" if stepped else "none had stepped before it"
@@ -146,7 +148,7 @@ class PartialStepError(CogradError, RuntimeError):
             return
         super().__init__(
             f"optimizer {failed!r} failed while stepping ({type(reason).__name__}: {reason}); {done}. "
-            "Its parameters may have moved in part: load the last checkpoint before going on."
+            f"Its parameters may have moved in part: load the last checkpoint before going on.{advice}"
         )
 
 

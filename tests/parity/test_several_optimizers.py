@@ -11,6 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Muon
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cograd import Joint, Phase
+from cograd.errors import OptimizerError
 
 
 def batches(n):
@@ -151,6 +152,32 @@ def test_a_window_that_is_half_full_is_not_stepped_by_the_other_optimizer():
     ]
     assert joint.flush() == ("enc",)
     assert joint.updates["enc"] == 3  # a full window and a rest of the one, and a rest of the other
+
+
+def test_without_a_choice_the_refusal_says_what_to_type():
+    models = parts()
+    with pytest.raises(OptimizerError) as caught:
+        Joint(
+            models=models,
+            losses=terms,
+            trains={"rec": ["enc", "dec"], "disc": "disc", "gen": "enc"},
+            optimizers=three(models),
+            phases=[Phase(["enc", "dec"], losses="rec"), Phase("disc"), Phase("enc", losses="gen")],
+        )
+    assert "Phase(['enc', 'dec'], losses='rec', optimizers='rec')." in str(caught.value)
+    one, other = "Phase('enc', losses='gen', optimizers='rec')", "Phase('enc', losses='gen', optimizers='gen')"
+    assert f"say which one serves the phase: {one} or {other}." in str(caught.value)
+
+
+def test_a_model_of_two_optimizers_may_be_frozen_for_good():
+    joint = autoencoder()
+    joint.freeze("enc")
+    before = joint.models["enc"][0].weight.clone()
+    report = joint.step(batches(1)[0])
+    assert [phase.stepped for phase in report.phases] == [("rec",), ("disc",)]
+    assert joint.models["enc"][0].weight.equal(before)
+    joint.models["enc"].requires_grad_(True)
+    assert len(joint.step(batches(1)[0]).phases) == 3
 
 
 # -- InfoGAN: a third optimizer over both ----------------------------------------------------------------------------

@@ -353,11 +353,12 @@ def _loggers(options: Options) -> tuple[Logger, ...]:
 def _learning_rates(joint: Joint) -> dict[str, float]:
     rates: dict[str, float] = {}
     for name, optimizer in joint.optimizers.items():
-        each = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
-        if len(set(each)) == 1:
-            rates[f"lr/{name}"] = each[0]
+        groups = enumerate(optimizer.param_groups)
+        each = {i: float(group["lr"]) for i, group in groups if group.get("lr") is not None}  # Adafactor finds its own
+        if len(set(each.values())) == 1:
+            rates[f"lr/{name}"] = next(iter(each.values()))
         else:
-            rates |= {f"lr/{name}/{i}": rate for i, rate in enumerate(each)}
+            rates |= {f"lr/{name}/{i}": rate for i, rate in each.items()}
     return rates
 
 
