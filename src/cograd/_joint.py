@@ -21,7 +21,7 @@ from cograd._followers import EMA, Copy
 from cograd._losses import Evaluation, check_mapping, evaluate
 from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
 from cograd._optimizers import Optimizers, build_optimizers
-from cograd._ownership import check_ownership
+from cograd._ownership import check_ownership, choose_optimizers
 from cograd._phase import Phase, left_for
 from cograd._plan import Plan
 from cograd._precision import Fp16, Precision
@@ -206,7 +206,7 @@ class Joint:
         self._modules = own | {name: follower.model for name, follower in self._followers.items()}
         self.models = Models(self._modules)
         self.optimizers: dict[str, Optimizer] = build_optimizers(optimizers, self._modules)
-        self.phases = parse_phases(phases, self._modules)
+        self.phases = choose_optimizers(parse_phases(phases, self._modules), self._modules, self.optimizers)
         check_ownership(self._modules, self.optimizers, self.phases)
         self.steps = 0
         self.updates = dict.fromkeys(self._modules, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from torch import nn
 from torch.optim import Optimizer
@@ -29,6 +31,39 @@ def serving_in(phase: Phase, optimizers: Mapping[str, Optimizer]) -> list[str]:
             )
         found += named
     return found
+
+
+def choose_optimizers(
+    phases: Iterable[Phase], models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
+) -> tuple[Phase, ...]:
+    """Name the optimizers of each phase that names none, where several hold the same parameter.
+
+    They are those that hold all that the phase updates, each parameter once, and nothing else. A phase for which there
+    is not exactly one such choice stays as it is, for :func:`check_ownership` to refuse.
+    """
+    holds = {name: frozenset(map(id, members(optimizer))) for name, optimizer in optimizers.items()}
+    if sum(map(len, holds.values())) == len(frozenset[int]().union(*holds.values())):
+        return tuple(phases)
+    held = frozenset[int]().union(*holds.values())
+    chosen = []
+    for phase in phases:
+        wanted = frozenset(id(p) for name in phase.models for p in models[name].parameters()) & held
+        choices = list(islice(_exact_choices(wanted, holds), 2))
+        if phase.optimizers is None and len(choices) == 1:
+            phase = replace(phase, optimizers=tuple(choices[0]))
+        chosen.append(phase)
+    return tuple(chosen)
+
+
+def _exact_choices(wanted: frozenset[int], holds: Mapping[str, frozenset[int]]) -> Iterator[list[str]]:
+    """The sets of optimizers that together hold ``wanted``, each parameter once, and nothing else."""
+    if not wanted:
+        yield []
+        return
+    first = min(wanted)
+    for name, own in holds.items():
+        if first in own and own <= wanted:
+            yield from ([name, *others] for others in _exact_choices(wanted - own, holds))
 
 
 def check_ownership(

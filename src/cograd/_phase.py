@@ -26,8 +26,8 @@ class Phase:
         stop: the step from which on it no longer runs; None for never.
         losses: the losses that count here; None for all that train one of these models.
         weighting: a rule for this phase instead of the one given to ``Joint``.
-        optimizers: the optimizers that step here, for models of which several optimizers hold the same parameters;
-            None for all.
+        optimizers: the optimizers that step here, for models of which several optimizers hold the same parameters.
+            None for all, or for the only ones that hold exactly what it updates.
         defer: models among ``models`` that are not updated here: their gradient waits for the next
             phase that updates them, which adds it to its own, as a loop by hand does that calls
             ``backward`` twice before ``step``.

@@ -154,19 +154,41 @@ def test_a_window_that_is_half_full_is_not_stepped_by_the_other_optimizer():
     assert joint.updates["enc"] == 3  # a full window and a rest of the one, and a rest of the other
 
 
-def test_without_a_choice_the_refusal_says_what_to_type():
+def test_the_only_choice_need_not_be_declared():
+    """Those that hold exactly what the phase updates; it is shown as if it had been declared."""
+    torch.manual_seed(0)
+    models = parts()
+    joint = Joint(
+        models=models,
+        losses=terms,
+        trains={"rec": ["enc", "dec"], "disc": "disc", "gen": "enc"},
+        optimizers=three(models),
+        phases=[Phase(["enc", "dec"], losses="rec"), Phase("disc"), Phase("enc", losses="gen")],
+    )
+    assert [phase.optimizers for phase in joint.phases] == [("rec",), ("disc",), ("gen",)]
+    twin = autoencoder()
+    for x in batches(3):
+        torch.manual_seed(1)
+        joint.step(x)
+        torch.manual_seed(1)
+        twin.step(x)
+    for name in models:
+        for p, q in zip(models[name].parameters(), twin.models[name].parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_without_one_choice_the_refusal_says_what_to_type():
     models = parts()
     with pytest.raises(OptimizerError) as caught:
         Joint(
             models=models,
             losses=terms,
             trains={"rec": ["enc", "dec"], "disc": "disc", "gen": "enc"},
-            optimizers=three(models),
+            optimizers=three(models) | {"again": SGD(models["enc"].parameters(), lr=0.1)},
             phases=[Phase(["enc", "dec"], losses="rec"), Phase("disc"), Phase("enc", losses="gen")],
         )
-    assert "Phase(['enc', 'dec'], losses='rec', optimizers='rec')." in str(caught.value)
-    one, other = "Phase('enc', losses='gen', optimizers='rec')", "Phase('enc', losses='gen', optimizers='gen')"
-    assert f"say which one serves the phase: {one} or {other}." in str(caught.value)
+    one, other = "Phase('enc', losses='gen', optimizers='gen')", "Phase('enc', losses='gen', optimizers='again')"
+    assert f"{one} or {other}." in str(caught.value)
 
 
 def test_a_model_of_two_optimizers_may_be_frozen_for_good():
