@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -32,14 +32,15 @@ def run(
     retain_graph: bool = False,
     create_graph: bool = False,
     modules: Iterable[nn.Module] = (),
+    after: Callable[[int], None] | None = None,
 ) -> None:
-    """Accumulate the gradients of ``plan`` into ``.grad``.
+    """Accumulate the gradients of ``plan`` into ``.grad``, and call ``after`` with the position of each pass.
 
     Takes out of ``losses`` each one that no later pass needs, so that its graph is freed even where
     it was retained. Only the first pass may move the buffers of ``modules``.
     """
     still = Statistics(modules if len(plan.passes) > 1 else ())
-    for p in plan.passes:
+    for i, p in enumerate(plan.passes):
         torch.autograd.backward(
             [losses[name] for name in p.losses],
             [cotangent(losses[name], weights[name]) for name in p.losses],
@@ -48,6 +49,8 @@ def run(
             inputs=None if plan.whole else [t for model in p.models for t in parameters[model]],
         )
         still.passed()
+        if after is not None:
+            after(i)
         for name in p.ends:
             del losses[name]
     still.settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ class Setup:
     missing: str = "warn"  # what becomes of a loss that was returned before, and then is not
     deferred: dict[str, dict[Tensor, Tensor]] = field(default_factory=dict)  # model -> gradients left for its update
     returned: set[str] = field(default_factory=set)  # every loss that the losses function has returned
+    counted: dict[str, bool] = field(default_factory=dict)  # loss -> has it a count, asked where a model gathers
     metrics: set[str] = field(default_factory=set)  # every name that it returned for a metric
     loaded: frozenset[str] = frozenset()  # those of a state that was loaded, until they have been compared
     missed: set[str] = field(default_factory=set)  # those of whose absence was warned
@@ -73,6 +74,22 @@ class Setup:
                 "it lack a return?"
             )
         return made
+
+    def weighed(self, losses: Iterable[str], counts: Mapping[str, float]) -> dict[str, float]:
+        """Those of the ``counts`` by which what is gathered of ``losses`` is weighed.
+
+        Raises:
+            LossError: a loss has a count in some batches only.
+        """
+        for name in losses:
+            before = self.counted.setdefault(name, name in counts)
+            if before != (name in counts):
+                raise LossError(
+                    f"loss {name!r} has a count in some micro-batches and none in others, and accumulate cannot weigh "
+                    "one against the other. Return cograd.Mean in all of them, with count 0 where it is absent; or in "
+                    "none."
+                )
+        return {name: counts[name] for name in losses if name in counts}
 
     def only_logged(self, metrics: Set[str]) -> None:
         """These names are metrics, so nothing may take them for losses."""

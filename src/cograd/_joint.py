@@ -116,8 +116,8 @@ class Joint:
         clip: bound each model's gradient by its own norm: one number, or model -> number or
             ``cograd.Clip``. A tuple of models as key bounds them together.
         accumulate: micro-batches per update: one number, or model -> number. The gradient is their
-            mean; a micro-batch in which a model gets none does not count. A rule weighs the losses
-            in each micro-batch.
+            mean, over samples where losses say their count (``cograd.Mean``); a micro-batch in which a
+            model gets none does not count. A rule weighs the losses in each micro-batch.
         schedulers: optimizer (or the name of a list of them) -> learning rate scheduler, or a function from
             the optimizer to one; ``"*"`` -> a function for the others; or one function for all. Advances after
             each batch in which its optimizer has stepped; ``cograd.EachEpoch(...)`` at :meth:`end_epoch`.

@@ -32,9 +32,9 @@ class Evaluation:
 
     def without_metrics(self, returned: Losses) -> Losses:
         """What is to be evaluated of ``returned``, the metrics being taken out of it."""
-        found = {name: value for name, value in returned.items() if isinstance(value, Metric)}
-        if not found:
+        if Metric not in [type(value) for value in returned.values()]:
             return returned
+        found = {name: value for name, value in returned.items() if isinstance(value, Metric)}
         self.metrics |= found
         return {name: value for name, value in returned.items() if name not in found}
 
@@ -67,41 +67,45 @@ def evaluate(name: str, loss: Any, beside: Evaluation | None = None) -> Tensor |
     Raises:
         LossError: it is not a scalar of floating type.
     """
-    if callable(loss) and not isinstance(loss, Tensor):
-        loss = _called(name, loss)
-    if isinstance(loss, Tensor):
-        return _scalar(name, _floating(name, loss))
-    if isinstance(loss, Mean):
-        _floating(name, loss.value)
-        mean, count = loss.read(name)
-        if not count:
+    if not isinstance(loss, Tensor):
+        loss = _told(name, loss, beside)
+        if loss is None:
             return None
-        if beside is not None:
-            beside.counts[name] = count
-        return _scalar(name, mean)
-    if isinstance(loss, Metric) and beside is not None:
-        beside.metrics[name] = loss
-    if loss is None or isinstance(loss, Metric):
-        return None
-    raise LossError(f"loss {name!r} must be a tensor; found {shown(loss)}. {_remedy(loss)}")
-
-
-def _floating(name: str, loss: Tensor) -> Tensor:
-    if not loss.is_floating_point():
-        raise LossError(
-            f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
-            "Look for a cast to integers, a comparison, or argmax on the way."
-        )
-    return loss
-
-
-def _scalar(name: str, loss: Tensor) -> Tensor:
+    _check_floating(name, loss)
     if loss.numel() != 1:
         raise LossError(
             f"loss {name!r} must be one number; found shape {tuple(loss.shape)}. Reduce it: {name}.mean(), or "
             f"{name}.sum() for a total over the batch."
         )
-    return loss.reshape(()) if loss.dim() else loss
+    scalar: Tensor = loss.reshape(()) if loss.dim() else loss
+    return scalar
+
+
+def _told(name: str, loss: Any, beside: Evaluation | None) -> Tensor | None:
+    """What a callable gives, or the mean of a ``Mean``; None for what is no loss in this batch."""
+    if callable(loss) and not isinstance(loss, Tensor):
+        loss = _called(name, loss)
+    if isinstance(loss, Tensor | None):
+        return loss
+    if isinstance(loss, Metric):
+        if beside is not None:
+            beside.metrics[name] = loss
+        return None
+    if isinstance(loss, Mean):
+        _check_floating(name, loss.value)
+        mean, count = loss.read(name)
+        if count and beside is not None:
+            beside.counts[name] = count
+        return mean if count else None
+    raise LossError(f"loss {name!r} must be a tensor; found {shown(loss)}. {_remedy(loss)}")
+
+
+def _check_floating(name: str, loss: Tensor) -> None:
+    if not loss.is_floating_point():
+        raise LossError(
+            f"loss {name!r} must be a floating tensor, since only those have gradients; found {loss.dtype}. "
+            "Look for a cast to integers, a comparison, or argmax on the way."
+        )
 
 
 def _called(name: str, loss: Callable[[], Any]) -> Any:

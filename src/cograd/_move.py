@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cograd._accumulation import Held, added
+from cograd._apart import Apart
 from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
 from cograd._losses import Evaluation
@@ -29,6 +30,7 @@ class Taken:
         models: those that have got a gradient.
         overflowed: optimizers without gradients, since a scaled one was infinite.
         beside: the counts of the losses, and what is only logged.
+        apart: gradients that are not in ``.grad``, since they are weighed by a count when they are gathered.
     """
 
     losses: Mapping[str, Tensor]
@@ -40,6 +42,7 @@ class Taken:
     gramian: Gramian | None = None
     overflowed: tuple[str, ...] = ()
     beside: Evaluation = field(default_factory=Evaluation)
+    apart: Apart | None = None
 
     def report(
         self,
@@ -63,8 +66,8 @@ class Taken:
             overflowed,
             norms or {},
             self.gramian,
-            self.beside.logged(),
-            {name: n for name, n in self.beside.counts.items() if name in self.losses},
+            self.beside.logged() if self.beside.metrics else {},
+            {name: n for name, n in self.beside.counts.items() if name in self.losses} if self.beside.counts else {},
             deferred,
         )
 
@@ -106,14 +109,16 @@ class Move:
             check(taken, {}, self._all)
             return taken.report(taken.models, self._step(()))
         precision, here, overflowed = self.setup.precision, taken.models, taken.overflowed
+        apart = taken.apart or Apart()
         if precision.scaling:
-            overflowed = overflowed or precision.unscale(self.optimizers)
+            overflowed = overflowed or precision.unscale(self.optimizers, apart.gradients())
             here = self._without_overflow(here, overflowed)
         self.kept = bool(here)
         due = [name for name in self.trained if self._due(name, name in here)]
         for name in due:
             if name in self.gathered:
-                self.gathered[name].give(self.trained[name], name in here)
+                fresh = {} if self._lost(name, overflowed) else apart.of(name, self.setup.trains)
+                self.gathered[name].give(self.trained[name], fresh, name in here)
             for p, earlier in self.setup.deferred.get(name, {}).items():
                 p.grad = added(earlier, p.grad)
         norms, clips, covered = self._norms(due)
@@ -126,9 +131,10 @@ class Move:
         for name in due:
             if name in self.setup.deferred:
                 self.setup.deferred[name] = {}
-        for name in here:
-            if name not in due and name not in deferred:
-                self.gathered[name].add(self.trained[name])
+        for name in self.gathered:
+            if name not in due and not self._lost(name, overflowed):
+                fresh = apart.of(name, self.setup.trains)
+                self.gathered[name].add(self.trained[name], fresh, name in here)
         for name, held in self.gathered.items():
             held.turns += 1
             if name in due or held.turns >= self.setup.accumulate[name]:
@@ -141,7 +147,7 @@ class Move:
         """Update the models that hold gradients by what they hold. None if there are none."""
         due = [name for name, held in self.gathered.items() if held.count]
         for name in due:
-            self.gathered[name].give(self.trained[name], here=False)
+            self.gathered[name].give(self.trained[name], {}, here=False)
         norms, clips, covered = self._norms(due)
         check(taken, norms, self._uncovered(covered))
         self.gathered = {name: Held() for name in self.gathered}
@@ -167,16 +173,21 @@ class Move:
 
     def _without_overflow(self, here: Sequence[str], overflowed: Collection[str]) -> tuple[str, ...]:
         """The models whose gradients are good. Those of the others are dropped."""
-        if not overflowed:
-            return tuple(here)
-        assert self.setup.precision.scaling is not None
-        bad = {id(p) for name in overflowed for p in self.optimizers[name]}
-        every = self.setup.precision.scaling.skip == "all"
-        lost = [name for name, own in self.trained.items() if every or any(id(p) in bad for p in own)]
+        lost = [name for name in self.trained if self._lost(name, overflowed)]
         for name in lost:
             for p in self.trained[name]:
                 p.grad = None
-        return tuple(name for name in here if name not in lost)
+        return tuple([name for name in here if name not in lost])
+
+    def _lost(self, model: str, overflowed: Collection[str]) -> bool:
+        """Are the gradients of ``model`` dropped, since these optimizers have met one that is infinite?"""
+        if not overflowed:
+            return False
+        assert self.setup.precision.scaling is not None
+        if self.setup.precision.scaling.skip == "all":
+            return True
+        bad = {id(p) for name in overflowed for p in self.optimizers[name]}
+        return any([id(p) in bad for p in self.trained[model]])
 
     def _uncovered(self, covered: Collection[str]) -> list[Tensor]:
         """The parameters whose gradients nothing has looked at yet. Unscaling has looked at all of them."""

@@ -105,16 +105,20 @@ class Precision:
         """The weights by which gradients leave the losses."""
         return {name: w * self.scale for name, w in weights.items()} if self.scaling else weights
 
-    def unscale(self, optimizers: Mapping[str, Sequence[Tensor]]) -> tuple[str, ...]:
+    def unscale(
+        self, optimizers: Mapping[str, Sequence[Tensor]], apart: Mapping[Tensor, Sequence[Tensor]]
+    ) -> tuple[str, ...]:
         """Divide gradients by the scale, and name the optimizers for which one of them has overflowed. Synchronises.
 
         Args:
             optimizers: name -> parameters.
+            apart: parameter -> gradients that are not in its ``.grad``.
         """
         found: dict[str, list[Tensor]] = {}
         for name, parameters in optimizers.items():
             groups: dict[Any, list[Tensor]] = {}
-            for g in gradient_values(parameters):
+            more = [g._values() if g.is_sparse else g for p in parameters for g in apart.get(p, ())]
+            for g in gradient_values(parameters) + more:
                 groups.setdefault((g.device, g.dtype), []).append(g)
             for (device, _), gradients in groups.items():
                 overflow, inverse = torch.zeros(1, device=device), torch.full((1,), 1 / self.scale, device=device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cograd._accumulation import Held
+from cograd._accumulation import Account, Held
 from cograd._asked import Asked
 from cograd._caller import level_of_caller
 from cograd._expect import Setup
@@ -133,11 +133,19 @@ def _own_state(model: nn.Module, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held(model: nn.Module, held: Held) -> dict[str, Any]:
-    return {"turns": held.turns, "count": held.count, "sums": _by_name(model, held.sums)}
+    accounts = {
+        loss: {"first": account.first, "total": account.total, "sums": _by_name(model, account.sums)}
+        for loss, account in held.accounts.items()
+    }
+    return {"turns": held.turns, "count": held.count, "sums": _by_name(model, held.sums), "accounts": accounts}
 
 
 def _load_held(model: nn.Module, saved: Mapping[str, Any]) -> Held:
-    return Held(saved["turns"], saved["count"], _by_parameter(model, saved["sums"]))
+    accounts = {
+        loss: Account(account["first"], account["total"], _by_parameter(model, account["sums"]))
+        for loss, account in saved["accounts"].items()
+    }
+    return Held(saved["turns"], saved["count"], _by_parameter(model, saved["sums"]), accounts)
 
 
 def _by_name(model: nn.Module, gradients: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cograd._accumulation import Held
+from cograd._apart import JOINT, Apart, one_count, separated
 from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
 from cograd._clip import gradient_norm
@@ -150,11 +151,14 @@ class Update:
         try:
             with replayed(rng), self._freezing(self._all):
                 try:
-                    losses = self._evaluate(batch, step)[0].losses
+                    found = self._evaluate(batch, step)[0]
                 finally:
                     if self._representation:
                         self._representation.forget()
-                return replace(self._planner.plan(losses), rule=self.weights.name if self.weights.shares else None)
+                plan = self._planner.plan(found.losses)
+                if self.weights.shares:
+                    return replace(plan, rule=self.weights.name)
+                return self._separated(plan, found.counts)[0] if self.gathered and found.counts else plan
         except (LossError, UnreachedError) as error:
             if error.losses:
                 self._locate(error, batch, step, rng)
@@ -420,7 +424,12 @@ class Update:
         self._expect.take_part(losses)
         values = {name: loss.detach() for name, loss in losses.items()}
         gramian = None
+        gathering = self.gathered.keys()
+        counts = self.setup.weighed(values, found.counts) if gathering else {}
+        apart = Apart() if counts else None
         if self.weights.shares:
+            if apart:
+                apart.fresh[JOINT] = one_count(values, counts, self.weights.name), {}
             try:
                 balanced = self._balance(losses, step, keep=self.closure is not None)
             except NonFiniteLossError as error:
@@ -437,6 +446,8 @@ class Update:
                 return Taken(values, weights, plan, overflowed=tuple(self.optimizers), beside=found)
             if not self.closure:
                 deposit(balanced.gradients)
+            if apart:
+                apart.take([p for name in gathering for p in self.trained[name]], JOINT)
         else:
             if self.setup.watch and step % self.setup.watch == 0:
                 with buffers_kept(self._with_buffers):
@@ -444,15 +455,35 @@ class Update:
                     gramian = look(losses, self._planner.group_of, routes, self._engine(), scale)
             weights = self.weights.of(losses, before, step)
             scaled = self.setup.precision.scaled(weights) if self.setup.precision.scaling else weights
+            plan, take = self._apart(plan, counts, apart) if apart else (plan, None)
+            graph, modules = bool(self.graph), self._with_buffers
             with _unwarned() if self.graph else nullcontext():
-                run(plan, losses, scaled, self.trained, create_graph=bool(self.graph), modules=self._with_buffers)
+                run(plan, losses, scaled, self.trained, create_graph=graph, modules=modules, after=take)
+        if apart:
+            apart.show()
         without = [p for p in self._mine if p.grad is None]
         if len(without) != self._without:
             self._expect.check_parameters()
             self._without = len(without)
         skipped, some = self._expect.lacking(values) if without else ((), {})
         models = tuple(name for name in self.trained if name not in skipped)
-        return Taken(values, weights, plan, models, skipped, some, gramian, beside=found)
+        if apart:
+            apart.hide()
+        return Taken(values, weights, plan, models, skipped, some, gramian, beside=found, apart=apart)
+
+    def _apart(self, plan: Plan, counts: Mapping[str, float], apart: Apart) -> tuple[Plan, Callable[[int], None]]:
+        """The passes that keep losses with a count apart, and what takes their gradients after each."""
+        plan, ends = self._separated(plan, counts)
+        apart.fresh.update({name: (count, {}) for name, count in counts.items()})
+
+        def take(i: int) -> None:
+            for model, account in ends.get(i, {}).items():
+                apart.take(self.trained[model], account)
+
+        return plan, take
+
+    def _separated(self, plan: Plan, counts: Collection[str]) -> tuple[Plan, Mapping[int, Mapping[str, str | None]]]:
+        return separated(plan, counts, self.gathered.keys(), self.setup.trains)
 
     def _balance(self, losses: Mapping[str, Tensor], step: int, keep: bool = False) -> Balanced:
         group_of, routes = self._planner.group_of, self._routes(losses)
@@ -473,10 +504,12 @@ class Update:
         if self.setup.check == "off":
             return
         gradients = [g for p in parameters if (g := p.grad) is not None]
+        if taken.apart and not self.setup.precision.scaling:  # else unscaling has looked at them
+            gradients += [g for own in taken.apart.gradients().values() for g in own]
         found = alarms([*taken.losses.values(), *taken.weights.values(), *norms.values()], gradients)
         if self.setup.check == "late":
             self._unchecked = (taken, norms, found)
-        elif sounded(found) and (what := culprit(taken.losses, taken.weights, norms, self._gradients_by_name())):
+        elif sounded(found) and (what := culprit(taken.losses, taken.weights, norms, self._gradients_by_name(taken))):
             raise self._not_finite(what, "no parameter has moved", taken.losses)
 
     def _check_late(self) -> None:
@@ -488,9 +521,11 @@ class Update:
             what = culprit(taken.losses, taken.weights, norms, {}) or "a gradient was NaN or infinite"
             raise self._not_finite(what, "one step ago; its update has been made", taken.losses)
 
-    def _gradients_by_name(self) -> dict[str, Tensor | None]:
-        models = self.setup.models
-        return {f"{name}.{key}": p.grad for name in self.trained for key, p in models[name].named_parameters()}
+    def _gradients_by_name(self, taken: Taken) -> dict[str, Tensor | None]:
+        models, found = self.setup.models, taken.apart.gradients() if taken.apart else {}
+        named = {f"{name}.{key}": p for name in self.trained for key, p in models[name].named_parameters()}
+        apart = {f"{key} (of one loss)": g for key, p in named.items() for g in found.get(p, ())}
+        return {key: p.grad for key, p in named.items()} | apart
 
     def _not_finite(self, what: str, when: str, losses: Mapping[str, Tensor] | None = None) -> NonFiniteLossError:
         if losses and what.startswith("the weight of") and self.weights.balance:
