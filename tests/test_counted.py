@@ -76,11 +76,19 @@ def test_counts_and_metrics_change_nothing_of_the_training(options, same):
 
 def test_a_rule_that_draws_draws_for_losses_only(same):
     """A metric must not take part in what a rule distributes."""
-    only = lambda m, x: plain(m, x) | {"score": Metric(1.0)}  # noqa: E731
-    same(
-        trained(plain, weighting=Random(seed=3))[0].state_dict(),
-        trained(only, weighting=Random(seed=3))[0].state_dict(),
-    )
+    expected, _ = trained(plain, weighting=Random(seed=3))
+    for metric in (Metric(1.0), lambda: Metric(1.0)):
+        joint, _ = trained(lambda m, x, metric=metric: plain(m, x) | {"score": metric}, weighting=Random(seed=3))
+        same(expected.state_dict()["models"], joint.state_dict()["models"])
+
+
+def test_a_metric_that_becomes_a_loss_is_refused(picture, same):
+    joint = joint_of(lambda m, x: plain(m, x) | {"score": Metric(1.0) if joint.steps < 2 else errors(m, x)[0].mean()})
+    joint.step(X), joint.step(X)
+    before = picture(joint)
+    with pytest.raises(LossError, match=r"'score' was a cograd.Metric in an earlier batch, and is a loss now"):
+        joint.step(X)
+    same(before, picture(joint))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cograd._expect import Expectations, Setup
 from cograd._finite import alarms, culprit, sounded
 from cograd._graph import sequence
 from cograd._left_alone import refuse_flags, refuse_gradients, refuse_steps
-from cograd._losses import Evaluation, check_mapping, evaluate, no_graph
+from cograd._losses import Evaluation, Losses, check_mapping, evaluate, no_graph
 from cograd._models import Statistics, buffers_kept, noted_buffers, put_back, trainable, with_buffers
 from cograd._move import Move, Taken
 from cograd._optimizer_needs import needs_closure, needs_graph, searches
@@ -218,10 +218,10 @@ class Update:
     def _present(self, batch: Any, step: int, only: Collection[str]) -> dict[str, Tensor]:
         with self.setup.precision.autocast():
             returned = Evaluation().without_metrics(check_mapping(self.setup.losses(self.setup.models, batch)))
-            before = self.weights.before(returned, step)
+            before = self._before(returned, step)
             missing, losses = set(only), {}
             for name, value in returned.items():
-                if before[name] and self._expect.concerns(name):
+                if before.get(name, 1.0) and self._expect.concerns(name):
                     loss = evaluate(name, value)
                     if loss is not None:
                         losses[name] = loss
@@ -370,19 +370,30 @@ class Update:
         if found.metrics:
             self.setup.only_logged(found.metrics.keys())
         concerned = self._expect.concerned(returned, step)
-        before = self.weights.before(returned, step)
+        before = self._before(returned, step)
         for name, value in returned.items():
-            if before[name] and concerned[name]:
+            if before.get(name, 1.0) and concerned[name]:
                 loss = evaluate(name, value, found)
                 if loss is None:
                     continue
+                if name not in before:
+                    raise LossError(
+                        f"{name!r} was a cograd.Metric in an earlier batch, and is a loss now. A name is one or the "
+                        "other: give the metric a name of its own."
+                    )
                 if loss.grad_fn is not None or (loss.requires_grad and any(loss is p for p in self._mine)):
                     found.losses[name] = loss
                 else:
                     self._expect.sit_out(name, no_graph(name, loss))
-        if found.metrics:
+        if found.metrics.keys() & before:  # callables that turned out to give metrics: no rule must count them
             self.setup.only_logged(found.metrics.keys())
+            before = self._before(returned, step)
         return found, before
+
+    def _before(self, returned: Losses, step: int) -> dict[str, float]:
+        """What is known of the weights before the losses are evaluated."""
+        metrics = self.setup.metrics
+        return self.weights.before([n for n in returned if n not in metrics] if metrics else returned, step)
 
     def _gradients(self, found: Evaluation, before: Mapping[str, float], step: int) -> Taken:
         """Differentiate the losses, which it empties, and check that the gradients arrived where they should."""
