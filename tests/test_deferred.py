@@ -306,7 +306,10 @@ def test_a_phase_that_stops_too_may_leave_gradients_until_then():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Phase("gen", defer="gan"), r"Phase\('gen'\): defer names 'gan', which it does not train.*mean 'gen'"),
+        (
+            lambda: Phase("gen", defer="gan"),
+            r"Phase\('gen', defer='gan'\): defer names 'gan', which it does not train.*mean 'gen'",
+        ),
         (lambda: Phase("gen", defer=3), "defer must be a name among its models, or several; found 3"),
     ],
 )
