@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ from cograd._clip import Clips, parse_clips
 from cograd._declared import check_deferred, check_gramian, check_needs, check_routes, own_rule, parse_phases
 from cograd._expect import Expectations, LossesFunction, Setup
 from cograd._followers import EMA, Copy
-from cograd._losses import Evaluation, check_mapping, evaluate
-from cograd._models import Models, buffers_kept, check_models, eval_mode, trainable
+from cograd._look import Look
+from cograd._losses import Evaluation
+from cograd._models import Models, buffers_kept, check_models, trainable, usable_device
 from cograd._optimizers import Optimizers, build_optimizers
 from cograd._ownership import check_ownership, choose_optimizers
 from cograd._phase import Phase, left_for
@@ -28,11 +30,13 @@ from cograd._precision import Fp16, Precision
 from cograd._random import random_state, replayed
 from cograd._report import Report, StepReport
 from cograd._routes import Mention, Trains, parse_trains
+from cograd._schedule_free import check_in_training, remember, switchable
 from cograd._schedules import Schedulers, build_schedules, look_up
-from cograd._state import Extras, load_state, save_state
+from cograd._state import Extras, load_state, move_state, save_state
 from cograd._trailing import build_followers
 from cograd._update import Update
 from cograd._weights import Factor, Weights
+from cograd._whereabouts import tell
 from cograd.errors import (
     GradModeError,
     LossError,
@@ -235,6 +239,7 @@ class Joint:
             missing,
         )
         self._setup.deferred.update({name: {} for phase in self.phases for name in phase.defer})
+        self._look = Look(self._setup)
         self._updates: list[Update] = []
         expectations: list[Expectations] = []
         for phase, rule in zip(self.phases, rules, strict=True):
@@ -248,6 +253,7 @@ class Joint:
         self._asked.add(self._schedules)
         self._everything = [p for model in self._modules.values() for p in model.parameters()]
         self._bound_to = self._flags()
+        self._note_switchable()
         self._processes_known = _warn_of_processes()
 
     def __repr__(self) -> str:
@@ -293,15 +299,18 @@ class Joint:
         """
         _need_grad_mode("step")
         self._precision.refuse_outer()
+        check_in_training(self._switchable)
         if not self._processes_known:
             self._processes_known = True
             _warn_of_processes()  # of a group that began after the joint was made
         reports = []
+        phase: Phase | None = None
         try:
             updates = self.updates_now()
             batch = self._setup.prepared(batch)
             for update in updates:
-                if update.phase.due(self.steps):
+                phase = update.phase
+                if phase.due(self.steps):
                     for _ in range(update.phase.repeat):
                         report = update(batch, self.steps)
                         self._updated(report)
@@ -309,6 +318,8 @@ class Joint:
         except BaseException as error:
             for failure in self._advance(reports):
                 error.add_note(str(failure))
+            if phase is not None:
+                tell(error, f"the phase '{phase}'", self._setup.losses, batch)
             raise
         self.steps += 1
         if self._schedules:
@@ -355,6 +366,60 @@ class Joint:
         for name in names:
             self._modules[name].requires_grad_(False)
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter of every model once, frozen ones and those of followers too."""
+        return iter(dict.fromkeys(p for model in self._modules.values() for p in model.parameters()))
+
+    def train(self) -> Self:
+        """Put the models into train mode, and optimizers that have a ``train()`` too; to be called after :meth:`eval`.
+
+        Frozen models and followers stay in the mode in which they are.
+
+        >>> net, teacher = nn.Linear(2, 1), nn.Linear(2, 1).requires_grad_(False).eval()
+        >>> joint = cograd.Joint(
+        ...     models={"net": net, "teacher": teacher},
+        ...     losses=lambda m, x: {"fit": (m.net(x) - m.teacher(x)).square().mean()},
+        ...     optimizers=torch.optim.SGD,
+        ... )
+        >>> joint.eval().train().models.net.training, teacher.training
+        (True, False)
+        """
+        for name, model in self._modules.items():
+            if name not in self._followers and trainable(model):
+                model.train()
+        for optimizer in self._switchable.values():
+            optimizer.train()
+        return self
+
+    def eval(self) -> Self:
+        """Put all models into eval mode, and optimizers that have an ``eval()`` too.
+
+        :meth:`evaluating` does so for a while, and freezes the models.
+        """
+        for model in self._modules.values():
+            model.eval()
+        for optimizer in self._switchable.values():
+            optimizer.eval()
+        return self
+
+    def to(self, device: torch.device | str | int) -> Self:
+        """Move models, followers, and the states of optimizers, rules and accumulations to ``device``.
+
+        Raises:
+            ModelError: it is no device that can be used here.
+
+        >>> joint = cograd.Joint(
+        ...     models={"net": nn.Linear(2, 1)},
+        ...     losses=lambda m, x: {"size": m.net(x).square().mean()},
+        ...     optimizers=torch.optim.SGD,
+        ... )
+        >>> joint.to("cpu") is joint
+        True
+        """
+        move_state(self._setup, self._updates, self._extras(), usable_device(device))
+        self._bind()
+        return self
+
     @property
     def followers(self) -> dict[str, EMA | Copy]:
         """Name -> how it follows."""
@@ -392,34 +457,46 @@ class Joint:
                 except Exception as error:
                     raise PartialStepError(f"follower {name!r}", report.stepped, error, after=True) from error
 
-    def evaluate(self, batch: Any) -> dict[str, Tensor]:
-        """The raw losses on ``batch``, without gradients or steps, with the models in eval mode.
+    def evaluate(self, batch: Any, mode: str = "eval") -> dict[str, Tensor]:
+        """The raw losses on ``batch``, without a step. The training goes on as if nobody had looked.
 
-        Every callable is evaluated; absent losses are left out; metrics are there too. Modes and flags
-        are put back.
-        Parameters are frozen rather than gradients switched off, so that a loss which itself calls
-        ``torch.autograd.grad`` (a gradient penalty) can be evaluated too.
+        Every callable is evaluated; absent losses are left out; metrics are there too. Modes, flags and, in train
+        mode, buffers are put back; what is drawn from torch's generator is drawn. Parameters are frozen rather than
+        gradients switched off, so that a loss which itself calls ``torch.autograd.grad`` can be evaluated too; where
+        it does so at parameters, they are not frozen. An optimizer with ``eval()`` and ``train()`` gives its weights
+        for evaluation.
+
+        Args:
+            batch: as for :meth:`step`.
+            mode: ``"train"`` leaves the models in their modes, for losses that exist only in train mode.
+
+        Raises:
+            LossError: there is no such mode, or a loss is not as declared.
         """
-        found = self._evaluated(batch)
+        found = self._evaluated(batch, mode)
         return found.losses | {name: torch.as_tensor(value) for name, value in found.logged().items()}
 
-    def _evaluated(self, batch: Any) -> Evaluation:
+    def _evaluated(self, batch: Any, mode: str = "eval") -> Evaluation:
         """What :meth:`evaluate` returns, with the counts."""
-        found = Evaluation()
-        frozen = [p for p in self._everything if p.requires_grad]
-        try:
-            for p in frozen:
-                p.requires_grad = False
-            with eval_mode(self.models):
-                batch = self._setup.prepared(batch)
-                with self._precision.autocast():
-                    returned = check_mapping(self._setup.losses(self.models, batch))
-                    values = {name: evaluate(name, loss, found) for name, loss in returned.items()}
-        finally:
-            for p in frozen:
-                p.requires_grad = True
-        found.losses = {name: loss.detach() for name, loss in values.items() if loss is not None}
-        return found
+        return self._look(batch, mode)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Models]:
+        """Look at the models as :meth:`evaluate` does: in eval mode, frozen, with the weights for evaluation.
+
+        All of this is put back at the end, to the last bit.
+
+        >>> joint = cograd.Joint(
+        ...     models={"net": nn.Sequential(nn.Linear(2, 1), nn.Dropout())},
+        ...     losses=lambda m, x: {"size": m.net(x).square().mean()},
+        ...     optimizers=torch.optim.SGD,
+        ... )
+        >>> with joint.evaluating() as models:
+        ...     models.net(torch.ones(1, 2)).requires_grad, models.net.training
+        (False, False)
+        """
+        with self._look.around():
+            yield self.models
 
     def plan(self, batch: Any = None) -> StepPlan:
         """Which backward passes each phase runs, and why.
@@ -515,7 +592,13 @@ class Joint:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has parameters of its own, which the phases must look at anew."""
         self.__dict__.update(state)
+        self._note_switchable()
         self._bind()
+
+    def _note_switchable(self) -> None:
+        """The optimizers that keep other weights for evaluation."""
+        self._switchable: dict[str, Any] = {name: o for name, o in self.optimizers.items() if switchable([o])}
+        remember(self._switchable.values())
 
     def _bind(self) -> None:
         check_models(self._modules)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The models by name: ``models.gen`` or ``models["gen"]``. Iterating gives the names.
+    """The models by name: ``models.gen`` or ``models["gen"]``. Iterating gives the names, as in a dict.
+
+    A model called ``"keys"``, ``"values"`` or ``"items"`` is what that attribute gives.
 
     >>> models = Models({"gen": nn.Linear(2, 3), "disc": nn.Linear(3, 1)})
     >>> models.gen is models["gen"], list(models), len(models)
     (True, ['gen', 'disc'], 2)
+    >>> for name, model in models.items():
+    ...     print(name, model)
+    gen Linear(in_features=2, out_features=3, bias=True)
+    disc Linear(in_features=3, out_features=1, bias=True)
     """
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
@@ -47,6 +54,18 @@ class Models:
 
     def __len__(self) -> int:
         return len(self.__dict__)
+
+    def keys(self) -> KeysView[str]:
+        """The names."""
+        return self.__dict__.keys()
+
+    def values(self) -> ValuesView[Any]:
+        """The modules."""
+        return self.__dict__.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and modules."""
+        return self.__dict__.items()
 
     def __repr__(self) -> str:
         return f"Models({', '.join(f'{name}={type(model).__name__}' for name, model in self.__dict__.items())})"
@@ -154,22 +173,32 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield plain_name(key), parameter
 
 
+def usable_device(device: Any) -> torch.device:
+    """``device``, with its index.
+
+    Raises:
+        ModelError: it cannot be used here, or is none.
+    """
+    if isinstance(device, torch.dtype):
+        raise ModelError(
+            f"Joint.to moves to a device; found {device}. Convert the models before their optimizers are made, and "
+            "then make the Joint: the optimizers would keep states of the old dtype."
+        )
+    try:
+        found = torch.empty(0, device=torch.device(device)).device
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"Joint.to({device!r}): cannot be used here ({reason}). Choose another, such as 'cpu'."
+        ) from error
+    if found.type == "meta":
+        raise ModelError("Joint.to('meta') would lose all values, since that device holds none. Choose another.")
+    return found
+
+
 def trainable(model: nn.Module) -> list[Tensor]:
     """The parameters of ``model`` that require grad."""
     return [p for p in model.parameters() if p.requires_grad]
-
-
-@contextmanager
-def eval_mode(models: Models) -> Iterator[None]:
-    """All models in eval mode; the modules that were in training mode are put back into it."""
-    training = [module for name in models for module in models[name].modules() if module.training]
-    try:
-        for name in models:
-            models[name].eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class Statistics:

@@ -21,13 +21,14 @@ def replayed(state: RandomState) -> Iterator[None]:
     """Draw the same numbers again, then go on as if nothing had been drawn."""
     now = random_state()
     try:
-        _set(state)
+        rewind(state)
         yield
     finally:
-        _set(now)
+        rewind(now)
 
 
-def _set(state: RandomState) -> None:
+def rewind(state: RandomState) -> None:
+    """Draw from now on what was drawn after ``state``."""
     torch.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cograd._accumulation import Account, Held
@@ -20,7 +21,7 @@ from cograd._precision import Precision
 from cograd._schedules import Schedule, check_states
 from cograd._trailing import Follower
 from cograd._update import Update
-from cograd.errors import StateError, nearest, quoted, report
+from cograd.errors import ModelError, StateError, nearest, quoted, report
 
 FORMAT = 4
 _MOST = 12  # lines of a message
@@ -110,6 +111,47 @@ def load_state(
     setup.loaded = frozenset(state["losses"])
     for difference in extras.asked.load(state["asked"]):
         warnings.warn(difference, stacklevel=level_of_caller())
+
+
+def move_state(setup: Setup, phases: Sequence[Update], extras: Extras, device: torch.device) -> None:
+    """Move everything that the next step depends on to ``device``. The states of optimizers go by torch's rules.
+
+    Raises:
+        ModelError: the parameters there would be other objects. Nothing was moved.
+    """
+    names = _names(setup)
+    there = torch.empty(0, device=device)
+    kept = torch.__future__.get_swap_module_params_on_conversion()
+    if not kept and not all(torch._has_compatible_shallow_copy_type(p, there) for p in names):
+        raise ModelError(
+            f"On the way to {device}, torch makes new parameters, of which the optimizers would not know. Move the "
+            "models before their optimizers are made, and then make the Joint."
+        )
+    optimizers = {name: save_optimizer(optimizer, names) for name, optimizer in setup.optimizers.items()}
+    for name in setup.models:
+        setup.models[name].to(device)
+    for name, saved in optimizers.items():
+        load_optimizer(setup.optimizers[name], names, saved)
+    for name, waiting in setup.deferred.items():
+        setup.deferred[name] = _moved(waiting, device)
+    for update in phases:
+        for held in update.gathered.values():
+            held.sums = _moved(held.sums, device)
+        if balance := update.weights.balance:
+            balance.load_state_dict(_moved(balance.state_dict(), device))
+    for follower in extras.followers.values():
+        follower.load_state_dict(follower.state_dict())
+    extras.precision.device = device.type
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(part, device) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(part, device) for part in value)
+    return value
 
 
 def _names(setup: Setup) -> dict[Tensor, str]:

@@ -47,9 +47,11 @@ FORCED = {  # one run each; a place, and how often this process has passed it be
 }
 
 RHYTHMS = {  # an epoch has seven steps
-    "often": {"log_every": 4, "save_every": 5},
-    "epochs": {"log_every": 5, "validate_every": 7},
+    "often": {"epochs": 4, "log_every": 4, "save_every": 5},
+    "epochs": {"epochs": 4, "log_every": 5, "validate_every": 7},
+    "brief": {"epochs": 1, "log_every": 4, "validate_every": 7},
 }
+LAST = 24  # calls of the system that change files, at the end of the brief run: a kill before each of them
 
 
 class Killer:
@@ -63,6 +65,18 @@ class Killer:
             self.left -= 1
             if self.left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Counting:
+    """Counts how often a place is passed."""
+
+    def __init__(self, place: str, path: Path) -> None:
+        self.place, self.path, self.n = place, path, 0
+
+    def __call__(self, place: str) -> None:
+        if place == self.place:
+            self.n += 1
+            self.path.write_text(str(self.n))
 
 
 def wrapped(function: Callable, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None):
@@ -80,10 +94,15 @@ def wrapped(function: Callable, before: Callable[[], None] | None = None, after:
 def train(run_dir: Path, reached: Callable[[str], None]) -> None:
     """The script that a user would write, with places to die at."""
     torch.save = wrapped(torch.save, before=lambda: reached("begin writing"))
-    os.fsync = lambda file: reached("synced")  # a killed process loses nothing that it has handed to the system
+
+    def sync(file):  # a killed process loses nothing that it has handed to the system
+        reached("call")
+        reached("synced")
+
+    os.fsync = sync
     for name in ("link", "replace", "rename"):
-        setattr(os, name, wrapped(getattr(os, name), after=lambda: reached("named")))
-    os.unlink = wrapped(os.unlink, after=lambda: reached("removed"))
+        setattr(os, name, wrapped(getattr(os, name), lambda: reached("call"), lambda: reached("named")))
+    os.unlink = wrapped(os.unlink, lambda: reached("call"), lambda: reached("removed"))
 
     torch.manual_seed(0)
     random.seed(0)
@@ -124,7 +143,6 @@ def train(run_dir: Path, reached: Callable[[str], None]) -> None:
     cograd.fit(
         joint,
         DataLoader(data, batch_size=8, shuffle=True),
-        epochs=4,
         validate=DataLoader(data, batch_size=30, shuffle=True),
         freeze={"parity": cograd.MaxSteps(20)},
         stop=cograd.Plateau("val/parity", patience=4) | cograd.Plateau("loss/digit", patience=50),
@@ -176,11 +194,18 @@ def main(folder: Path, seed: int) -> None:
             if ended(child(folder / name, Killer(place, n))) != signal.SIGKILL:
                 raise SystemExit(f"{name}: {place} was not passed {n + 1} times")
         assert ended(child(folder / name)) is None
+    counted = folder / "calls"
+    assert ended(child(folder / "whole-brief", Counting("call", counted))) is None
+    calls = int(counted.read_text())
+    for n in range(calls - LAST, calls):
+        if ended(child(folder / f"call{n}-brief", Killer("call", n))) != signal.SIGKILL:
+            raise SystemExit(f"there were not {n + 1} calls")
+        assert ended(child(folder / f"call{n}-brief")) is None
     moments, kills, runs = random.Random(seed), 0, 0
     while kills < KILLS:
         over = False
         while not over:
-            pid = child(folder / f"random-{runs}-{list(RHYTHMS)[runs % 2]}")
+            pid = child(folder / f"random-{runs}-{('often', 'epochs')[runs % 2]}")
             if kills < KILLS:
                 time.sleep(moments.uniform(0, duration / 2))
                 os.kill(pid, signal.SIGKILL)  # a child that has ended waits for us, so its number is still its own

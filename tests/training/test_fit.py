@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import warnings
 
 import pytest
 import torch
@@ -283,11 +284,14 @@ def test_leaving_out_needs_the_check_before_the_step():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"stop": cograd.Plateau("val/summ"), "validate": [X]}, r"stop looks at 'val/summ', .*Did you mean 'val/sum'"),
-        ({"best": "val/summ", "validate": [X]}, r"best looks at 'val/summ'.*Known values: .*'val/size'"),
-        ({"stop": cograd.Target("loss/summ", 0)}, r"stop looks at 'loss/summ'.*Did you mean 'loss/sum'"),
-        ({"freeze": {"head": cograd.Plateau("lr/heads")}}, r"freeze\['head'\] looks at 'lr/heads'"),
-        ({"stop": cograd.Target("grad_norm/head", 0)}, r"looks at 'grad_norm/head', which is not there"),
+        (
+            {"stop": cograd.Plateau("val/summ"), "validate": [X]},
+            r"stop monitors 'val/summ', which was never logged. .*Did you mean 'val/sum'",
+        ),
+        ({"best": "val/summ", "validate": [X]}, r"best monitors 'val/summ'.*Known values: .*'val/size'"),
+        ({"stop": cograd.Target("loss/summ", 0)}, r"stop monitors 'loss/summ'.*Did you mean 'loss/sum'"),
+        ({"freeze": {"head": cograd.Plateau("lr/heads")}}, r"freeze\['head'\] monitors 'lr/heads'"),
+        ({"stop": cograd.Target("grad_norm/head", 0)}, r"monitors 'grad_norm/head', which was never logged"),
     ],
 )
 def test_a_name_that_never_appears(options, says):
@@ -715,20 +719,28 @@ def test_every_problem_is_named_at_once(picture, same):
     ("options", "says"),
     [
         ({"epochs": None}, "Nothing would end the training"),
-        ({"stop": cograd.Plateau("val/a")}, "stop looks at 'val/a', but nothing is validated"),
+        ({"stop": cograd.Plateau("val/a")}, "stop monitors 'val/a', but nothing is validated"),
         ({"stop": cograd.Plateau("digit")}, "did you mean 'val/digit'"),
         ({"freeze": {"trnk": cograd.MaxSteps(1)}}, r"freeze\['trnk'\] names no model.*'trunk'"),
         ({"freeze": {"trunk": 3}}, r"freeze\['trunk'\] must be a criterion"),
         ({"best": "loss/sum"}, "best must be a value of the validation"),
         ({"best": ("val/a", "highest")}, "best must be the name"),
         ({"resume": "must"}, "needs run_dir"),
-        ({"resume": "nowhere.pt"}, "there is no nowhere.pt"),
+        ({"resume": "nowhere.pt"}, "found 'nowhere.pt', and there is no file or folder of that name"),
+        ({"resume": "yes"}, "resume must be 'auto', 'must', 'never', or the path of .*found 'yes'.*Leave it out"),
+        ({"resume": True}, "resume must be 'auto', 'must', 'never', or the path of .*found True"),
         ({"run_dir": __file__}, "test_fit.py is a file"),
         ({"loader": iter([X])}, "can be read once, and epochs=3"),
         ({"device": "meta"}, "device='meta', but the models are on cpu"),
         ({"non_finite": "ignore"}, "non_finite must be 'raise' or 'skip'"),
         ({"keep": None}, "keep must not be None"),
-        ({"on": {"step": 3}}, r"on\['step'\] must be a function of the run; found 3"),
+        ({"on": {"step": 3}}, r"on\['step'\] must be a function f\(run\); found 3"),
+        (
+            {"on": {"epoch": lambda: None}},
+            r"on\['epoch'\] must be a function f\(run\); found <lambda>\(\).*take 1 argument",
+        ),
+        ({"on": {"epoch": [print, lambda run, more: 0]}}, r"on\['epoch'\].*found <lambda>\(run, more\)"),
+        ({"validate": lambda: {"a": 1}}, r"validate must be a function validate\(joint\); found <lambda>\(\)"),
         ({"loggers": [CSV]}, r"loggers\[0\] must have the methods"),
         ({"loggers": [CSV()]}, "CSV"),
         ({"validate_every": "step"}, "validate_every must be 'epoch' or a whole number"),
@@ -914,3 +926,22 @@ def test_ctrl_c_in_a_fit_within_a_fit(times, tmp_path):
     assert steps_of(tmp_path / "inner")[-1] == (3 if times == 1 else 0)
     assert steps_of(tmp_path / "outer")[-1] == (7 if times == 1 else 5)
     assert ("Stopped after step 7" in str(caught.value)) == (times == 1)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_changed_script_is_told_once(tmp_path, monkeypatch, capsys, progress):
+    fit(make(), run_dir=tmp_path, epochs=1)
+    load = cograd.Joint.load_state_dict
+
+    def warning(self, state):
+        warnings.warn("lr/net is 0.2 in the checkpoint and 0.1 here; 0.2 is used.", stacklevel=2)
+        load(self, state)
+
+    monkeypatch.setattr(cograd.Joint, "load_state_dict", warning)
+    if progress:
+        fit(make(), run_dir=tmp_path, epochs=2, progress=True)
+        assert capsys.readouterr().out.count("0.2 is used") == 1
+    else:
+        with pytest.warns(UserWarning, match="0.2 is used") as caught:
+            fit(make(), run_dir=tmp_path, epochs=2)
+        assert len(caught) == 1

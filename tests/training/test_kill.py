@@ -64,3 +64,21 @@ def test_the_uninterrupted_run_logs_every_step_once(runs, rhythm, steps):
     lines = jsonl(runs[0] / f"whole-{rhythm}")
     assert [line["step"] for line in lines if "loss/digit" in line] == steps
     assert [line["step"] for line in lines if "val/digit" in line] == [7, 14, 21, 28]
+
+
+def kinds(run_dir):
+    """What the names of the checkpoints say, but for their hashes."""
+    return sorted(path.name[:13] for path in (run_dir / "checkpoints").glob("*.pt"))
+
+
+def test_killed_before_any_call_of_the_last_saves(runs, same):
+    """Nothing more remains than where nothing was killed, though the run may have had nothing left to save."""
+    whole = runs[0] / "whole-brief"
+    state = Checkpoints(whole / "checkpoints").newest()[0]
+    assert kinds(whole) == ["best-00000007", "step-00000000", "step-00000007"]
+    killed = list(runs[0].glob("call*-brief"))
+    assert len(killed) == 24
+    for run_dir in killed:
+        assert kinds(run_dir) == kinds(whole), run_dir.name
+        same(without_seconds(state), without_seconds(Checkpoints(run_dir / "checkpoints").newest()[0]), run_dir.name)
+        assert jsonl(run_dir) == jsonl(whole)

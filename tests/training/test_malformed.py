@@ -1,6 +1,7 @@
 """Whatever is wrong with a call of fit, it is a CogradError that says what, and nothing has changed."""
 
 import copy
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -214,7 +215,57 @@ def test_errors_of_your_own_keep_their_type():
     joint = cograd.Joint(models={"net": nn.Linear(2, 1)}, losses=losses, optimizers=torch.optim.SGD)
     with pytest.raises(OwnError, match="mine") as caught:
         cograd.fit(joint, [X], epochs=1, progress=False)
-    assert caught.value.__notes__ == ["This was in step 1, in epoch 1; the batch is float32 [8, 2]."]
+    assert len(caught.value.__notes__) == 3
+    assert re.fullmatch(
+        r"This was in the phase 'update net', at test_malformed.py:\d+: raise OwnError\(\"mine\"\).",
+        caught.value.__notes__[0],
+    )
+    assert caught.value.__notes__[1:] == ["The batch is float32 [8, 2].", "This was in step 1, in epoch 1."]
+
+
+class Counts:
+    def __init__(self, fails=""):
+        self.fails = fails
+
+    def reset(self):
+        pass
+
+    def update(self, prediction):
+        pass
+
+    def compute(self):
+        return len(self.fails) / 0
+
+
+@pytest.mark.parametrize(
+    ("predict", "error", "says"),
+    [
+        (
+            lambda m, x: (x, x),
+            BatchError,
+            r"metrics\['count'\].update\(float32 \[8, 2\], float32 \[8, 2\]\) fails in batch 1 of",
+        ),
+        (
+            lambda m, x: x @ x,
+            BatchError,
+            r"predict fails in batch 1 of the validation; the batch is float32 \[8, 2\]. Runt",
+        ),
+        (lambda m, x: (x,), ZeroDivisionError, r"This was in metrics\['count'\].compute\(\), after 1 batches"),
+        (lambda x: (x,), TrainingError, r"predict must be a function predict\(models, batch\); found <lambda>\(x\)"),
+    ],
+)
+def test_a_validation_says_which_of_its_parts_fails(predict, error, says):
+    with pytest.raises(error) as caught:
+        cograd.fit(
+            make(),
+            [X],
+            epochs=1,
+            validate=cograd.Validation([X], predict=predict, metrics={"count": Counts()}),
+            progress=False,
+        )
+    told = "".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert re.search(says, told), told
+    assert "losses cannot be computed" not in told
 
 
 @dataclass

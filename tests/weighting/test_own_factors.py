@@ -256,7 +256,7 @@ def test_an_error_inside_the_function_says_where_it_was():
     j = joint({"kl": lambda step: 1 / step}, None)
     with pytest.raises(ZeroDivisionError) as caught:
         j.step(X)
-    assert caught.value.__notes__ == ["That is from weights['kl'], which was called with step 0."]
+    assert caught.value.__notes__[0] == "That is from weights['kl'], which was called with step 0."
 
 
 def test_a_misspelt_loss_is_named():

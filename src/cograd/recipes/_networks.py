@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from cograd import Joint, Models
-from cograd._models import eval_mode
 
 
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -41,5 +40,5 @@ def predicting(joint: Joint) -> Iterator[Models]:
     >>> joint.models.fusion.training
     True
     """
-    with eval_mode(joint.models), torch.no_grad():
-        yield joint.models
+    with joint.evaluating() as models, torch.no_grad():
+        yield models

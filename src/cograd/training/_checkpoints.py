@@ -74,6 +74,7 @@ class Checkpoints:
         self._record: dict[str, Any] | None = None  # value and step of the best
         self._measured = False  # whether the value that decides has been seen
         self._skipped: set[Path] = set()  # those that cannot be used
+        self._newest: CheckpointFile | None = None  # the one that this run continues, until it saves
 
     def __enter__(self) -> Self:
         """Start writing.
@@ -92,7 +93,7 @@ class Checkpoints:
             except OSError as error:
                 raise _failed(f"{self.folder} cannot hold checkpoints: {reason(error)}", error) from error
             self._writing = stack.pop_all()
-        self._last = None
+        self._last = self._newest = None
         return self
 
     def __exit__(
@@ -141,7 +142,9 @@ class Checkpoints:
             raise _failed(f"No checkpoint of step {step} in {self.folder}: {reason(error)} {spared}", error) from error
         self._last, self._saved, self._record = step, self._saved + 1, record
         self._measured = self._measured or self.best in values
-        self._remove_old(step, path, best)
+        self._newest = None
+        self._remove_all_but(self._kept(step, path, best))
+        self._skipped.clear()
         return path
 
     def newest(self) -> tuple[dict[str, Any], Path] | None:
@@ -163,12 +166,34 @@ class Checkpoints:
             self._continue(content, file)
         return content["state"], file.path
 
+    def tidy(self) -> None:
+        """Finish what a save that was killed had no time for: give the newest its name, remove what is not to be kept.
+
+        Damaged checkpoints stay for the next save. A run that goes on calls this after ``newest``, for it may have
+        nothing left to save.
+
+        Raises:
+            CheckpointError: the disk does not take the name.
+        """
+        if (newest := self._newest) is None:
+            return
+        best, path = (self.folder / f"{kind}{newest.path.name[4:]}" for kind in ("best", "step"))
+        if not path.exists():
+            try:
+                publish_again(best, path)
+            except OSError as error:
+                raise _failed(f"{best} is not given its other name: {reason(error)}", error) from error
+        self._remove_all_but(self._kept(newest.step, path, best if best.exists() else None) | self._skipped)
+
     def any(self) -> bool:
         """Whether there are checkpoints, usable or not."""
         return bool(self._files("step", "best"))
 
     def best_state(self) -> tuple[dict[str, Any], Path]:
         """The state of the best checkpoint, on the CPU, and its file.
+
+        It is that of the training: a schedule-free optimizer gives its weights for evaluation once the state is
+        loaded into a ``Joint``, to ``Joint.evaluating`` and ``export``.
 
         Raises:
             CheckpointError: there is none, it cannot be used, or is of another version.
@@ -184,6 +209,7 @@ class Checkpoints:
 
     def _continue(self, content: Mapping[str, Any], file: CheckpointFile) -> None:
         """Go on from ``content``: what has been saved, and which is the best."""
+        self._newest = file
         self._last, self._saved, self._record = file.step, content["saved"], content["best"]
         self._measured = self.best in content["values"] or (self._record or {}).get("name") == self.best
         deciding = {"name": self.best, "higher_is_better": self.higher_is_better}
@@ -246,15 +272,17 @@ class Checkpoints:
                 raise
         return path, best if is_best else None
 
-    def _remove_old(self, step: int, path: Path, best: Path | None) -> None:
+    def _kept(self, step: int, path: Path, best: Path | None) -> set[Path]:
+        """Those that stay where ``path``, of ``step``, is the newest one, and ``best`` the best if it is the same."""
         steps = [file for file in self._files("step") if file.path not in self._skipped]
         kept = {path, *[file.path for file in steps if file.step < step][: self.keep - 1]}
-        if best is None:
-            bests = [file for file in self._files("best") if file.path not in self._skipped]
-            named = [file for file in bests if self._record and file.step == self._record["step"]]
-            kept |= {file.path for file in named or bests}
-        else:
-            kept.add(best)
+        if best is not None:
+            return kept | {best}
+        bests = [file for file in self._files("best") if file.path not in self._skipped]
+        named = [file for file in bests if self._record and file.step == self._record["step"]]
+        return kept | {file.path for file in named or bests}
+
+    def _remove_all_but(self, kept: set[Path]) -> None:
         for file in self._files("step", "best"):
             if file.path not in kept:
                 try:
@@ -265,7 +293,6 @@ class Checkpoints:
                         "try again.",
                         stacklevel=3,
                     )
-        self._skipped.clear()
 
     def _files(self, *kinds: str) -> list[CheckpointFile]:
         """Those that are there, newest first."""

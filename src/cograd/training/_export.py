@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from cograd._schedule_free import evaluation_weights, switchable_of
 from cograd.errors import CheckpointError, ModelError, quoted
 from cograd.training._files import reason, write_atomically
 
@@ -18,7 +19,8 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write the weights and buffers of one model as safetensors. Until all is written, ``path`` is as it was.
 
     ``safetensors.torch.load_model(model, path)`` reads them back. A tensor of several names is written once, and the
-    file's metadata say which names it has. The names are those of the model, also if it is compiled.
+    file's metadata say which names it has. The names are those of the model, also if it is compiled. A model that an
+    optimizer with ``eval()`` and ``train()`` trains in a ``Joint`` is written with its weights for evaluation.
 
     Args:
         model: such as ``joint.models.gen``.
@@ -49,7 +51,8 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         )
     target = Path(path)
     try:
-        write_atomically(target, lambda file: save_model(plain, file.name, metadata={"format": "pt"}))
+        with evaluation_weights(switchable_of(model)):
+            write_atomically(target, lambda file: save_model(plain, file.name, metadata={"format": "pt"}))
     except OSError as error:
         failure = CheckpointError(f"{target} was not written: {reason(error)}")
         failure.errno = error.errno

@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 import torch
 
+from cograd._arity import misfit
 from cograd._joint import Joint
 from cograd.errors import LoaderError, TrainingError, report, unknown
 from cograd.training._batches import Batches
@@ -19,6 +20,7 @@ from cograd.training._validation import Measure, parse_validate
 from cograd.training.loggers import Logger
 
 NEVER = 2**63  # "every so many steps" for what happens at the end of an epoch
+_RESUME = "'auto', 'must', 'never', or the path of a checkpoint or of a run_dir to begin with"
 Every = int | Literal["epoch"] | None
 
 
@@ -130,10 +132,10 @@ def _contradictions(joint: Joint, options: Options, loader: Any) -> Iterator[str
     """What is wrong only together."""
     for who, name in options.wanted:
         if name.startswith("val/") and options.measure is None:
-            yield f"{who} looks at {name!r}, but nothing is validated. Give validate=, or look at 'loss/<name>'."
+            yield f"{who} monitors {name!r}, but nothing is validated. Give validate=, or monitor 'loss/<name>'."
         elif not name.startswith(("val/", "loss/", "metric/", "weight/", "lr/", "grad_norm/")):
             yield (
-                f"{who} looks at {name!r}, which cannot be logged. Names begin with 'val/', 'loss/', 'metric/', "
+                f"{who} monitors {name!r}, which is never logged. Names begin with 'val/', 'loss/', 'metric/', "
                 f"'weight/', 'lr/' or 'grad_norm/': did you mean 'val/{name}'?"
             )
     if options.best is not None and not options.best.startswith("val/"):
@@ -220,9 +222,12 @@ def _resume(value: Any, run_dir: Any) -> str | Path:
         if value == "must" and run_dir is None:
             raise TrainingError("resume='must' needs run_dir, where the run to continue is.")
         return value
-    path = _path("resume", value, "'auto', 'never', 'must', or a checkpoint to begin with")
+    path = _path("resume", value, _RESUME)
     if not _exists("resume", path):
-        raise TrainingError(f"resume must be 'auto', 'never', 'must' or an existing checkpoint; there is no {path}.")
+        raise TrainingError(
+            f"resume must be {_RESUME}; found {str(value)!r}, and there is no file or folder of that name. Leave it "
+            "out to continue what is in run_dir, if anything is."
+        )
     return path
 
 
@@ -272,9 +277,8 @@ def _callbacks(value: Any) -> dict[str, tuple[Callback, ...]]:
             problems.append(f"on[{event!r}] is no event. {unknown('events', event, EVENTS)}")
             continue
         found[event] = tuple(functions) if isinstance(functions, list | tuple) else (functions,)
-        problems += [
-            f"on[{event!r}] must be a function of the run; found {f!r}." for f in found[event] if not callable(f)
-        ]
+        misfits = [misfit(f"on[{event!r}]", function, "run") for function in found[event]]
+        problems += [problem for problem in misfits if problem]
     if problems:
         raise TrainingError(report(problems))
     return found

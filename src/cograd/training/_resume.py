@@ -36,6 +36,8 @@ def resumed(session: Session) -> bool:
         return False
     state, path = found
     load(session, state, path, own=own is not None)
+    if session.checkpoints:
+        session.checkpoints.tidy()
     session.origin = path
     if session.finished is None:
         run.history.stopped_by = run.stopped_by = _beyond(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,9 @@ def load(session: Session, state: Mapping[str, Any], path: Path, own: bool) -> N
     problems = list(_differences(session, state))
     before = copy.deepcopy(joint.state_dict()) if problems else None
     try:
-        joint.load_state_dict(state["joint"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            joint.load_state_dict(state["joint"])
     except StateError as error:
         problems.append(str(error))
     else:
@@ -78,6 +81,7 @@ def load(session: Session, state: Mapping[str, Any], path: Path, own: bool) -> N
             f"{path} is of another configuration, and nothing was loaded. {report(problems)} "
             "Run what it was made with, or choose another run_dir."
         )
+    session.changes = [str(warning.message) for warning in caught]
     run.step, run.epoch, session.epoch_began = state["step"], state["epoch"], state["epoch_began"]
     session.validated = state["validated"]
     run.values.update(state["values"])

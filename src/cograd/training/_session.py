@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from cograd._joint import Joint
+from cograd._schedule_free import in_training, switchable
 from cograd.errors import CheckpointError, LogFileError, NonFiniteLossError, TrainingError, UnknownValueError, unknown
 from cograd.training._blame import blame
 from cograd.training._checkpoints import Checkpoints
@@ -65,6 +66,7 @@ class Session:
         self.epoch_began = 0
         self.interrupt = Interrupt()
         self.origin: Path | None = None  # the checkpoint that this call has begun with
+        self.changes: list[str] = []  # in what the script is no longer the one that was saved
         self.show: Show
         self.timed = self.stop is not None or bool(self.freeze)
         self.validated = -1
@@ -189,8 +191,16 @@ class Session:
         run = self.run
         if self.origin is not None:
             self.show.note(f"continuing from step {run.step} ({self.origin.name})")
+        for change in self.changes:
+            if self.options.progress:
+                self.show.note(change)
+            else:
+                warnings.warn(change, stacklevel=3)
         for name in run.joint.frozen:
             self.freeze.pop(name, None)
+        for optimizer in switchable(run.joint.optimizers.values()):
+            if not in_training(optimizer):
+                optimizer.train()
         with kept_world() if run.step else nullcontext():
             self.call("start")
         self.limits()
@@ -298,7 +308,7 @@ class Session:
         for who, name in self.options.wanted:
             if name.startswith("val/") == (kind == "val") and name not in known:
                 raise UnknownValueError(
-                    f"{who} looks at {name!r}, which is not there. {unknown('values', name, known)}"
+                    f"{who} monitors {name!r}, which was never logged. {unknown('values', name, known)}"
                 )
 
     def save(self) -> None:

@@ -11,9 +11,12 @@ from typing import Any, Protocol, cast, final
 import torch
 from torch import Tensor
 
+from cograd._arity import misfit
 from cograd._joint import Joint
+from cograd._look import MODES
 from cograd._losses import Evaluation
 from cograd._models import Models
+from cograd._whereabouts import described
 from cograd.errors import LoaderError, LossError, TrainingError, quoted, unknown
 from cograd.training._batches import Batches
 from cograd.training._blame import blame
@@ -57,6 +60,8 @@ class Validation:
             is what the loader gave: what ``Joint(prepare=...)`` makes of it is for the losses.
         metrics: name -> metric, with ``update``, ``compute`` and ``reset``; moved to the device if it has ``to``.
         losses: evaluate the losses too.
+        mode: ``"train"`` for losses that exist only in train mode, as of a detector; see ``Joint.evaluate``.
+            ``predict`` finds the models in eval mode in any case.
 
     Raises:
         TrainingError, LoaderError: an argument is not as described.
@@ -90,10 +95,11 @@ class Validation:
         predict: Predict | None = None,
         metrics: Mapping[str, Gathers] | None = None,
         losses: bool = True,
+        mode: str = "eval",
     ) -> None:
         self.loader = _need_loader(loader)
-        if predict is not None and not callable(predict):
-            raise TrainingError(f"predict must be a function predict(models, batch); found {predict!r}.")
+        if predict is not None and (problem := misfit("predict", predict, "models", "batch")):
+            raise TrainingError(problem)
         if metrics is not None and not isinstance(metrics, Mapping):
             raise TrainingError(f'metrics maps names to metrics, as in {{"accuracy": metric}}; found {metrics!r}.')
         for name, metric in (metrics or {}).items():
@@ -107,7 +113,9 @@ class Validation:
             raise TrainingError("predict and metrics need each other: predict gives what the metrics are updated with.")
         if not losses and not metrics:
             raise TrainingError("losses=False without metrics leaves nothing to validate. Give predict and metrics.")
-        self.predict, self.metrics, self.losses = predict, dict(metrics or {}), losses
+        if mode not in MODES:
+            raise TrainingError(f"Validation(mode=...) is 'eval' or 'train'; found {mode!r}.")
+        self.predict, self.metrics, self.losses, self.mode = predict, dict(metrics or {}), losses, mode
         self._warned = False
 
     def __call__(self, joint: Joint, device: torch.device | None) -> dict[str, Any]:
@@ -118,18 +126,18 @@ class Validation:
                 to(device)
         means = _Means()
         batches = 0
-        for given in self.loader:
-            batch = given if device is None else move(given, device)
-            batches += 1
-            try:
+        with joint.evaluating():
+            for given in self.loader:
+                batch = given if device is None else move(given, device)
+                batches += 1
+                where = f"batch {batches} of the validation"
                 if self.losses:
-                    means.add(joint._evaluated(batch), _size(batch))
+                    with _blaming(batch, where):
+                        means.add(joint._evaluated(batch, self.mode), _size(batch))
                 if self.predict is not None:
-                    with torch.no_grad():
-                        self._update(self.predict(joint.models, batch))
-            except Exception as error:
-                blame(error, batch, f"batch {batches} of the validation")
-                raise
+                    with _blaming(batch, where, "predict fails"), torch.no_grad():
+                        predicted = self.predict(joint.models, batch)
+                    self._update(predicted, batch, where)
         if not batches:
             raise LoaderError("The loader of validate gives no batches. Check its data set, and drop_last.")
         found: dict[str, Any] = dict(means.read())
@@ -144,10 +152,14 @@ class Validation:
         for name, metric in self.metrics.items():
             if name in found:
                 raise TrainingError(f"metrics[{name!r}] has the name of a loss. Rename it, or give losses=False.")
-            found[name] = metric.compute()
+            try:
+                found[name] = metric.compute()
+            except Exception as error:
+                error.add_note(f"This was in metrics[{name!r}].compute(), after {batches} batches of the validation.")
+                raise
         return found
 
-    def _update(self, predicted: Any) -> None:
+    def _update(self, predicted: Any, batch: Any, where: str) -> None:
         if isinstance(predicted, Mapping):
             for name in predicted:
                 if name not in self.metrics:
@@ -162,7 +174,18 @@ class Validation:
                     "predict must return a tuple such as (prediction, target), or metric -> tuple; found "
                     f"{type(given).__name__} for {name!r}."
                 )
-            self.metrics[name].update(*given)
+            with _blaming(batch, where, f"metrics[{name!r}].update{described(given)} fails"), torch.no_grad():
+                self.metrics[name].update(*given)
+
+
+@contextmanager
+def _blaming(batch: Any, where: str, *what: str) -> Iterator[None]:
+    """Say what failed, where, on which batch."""
+    try:
+        yield
+    except Exception as error:
+        blame(error, batch, where, *what)
+        raise
 
 
 def parse_validate(given: Any) -> Measure | None:
@@ -170,6 +193,8 @@ def parse_validate(given: Any) -> Measure | None:
     if given is None or isinstance(given, Validation):
         return given
     if callable(given) and not isinstance(given, Iterable | type):
+        if problem := misfit("validate", given, "joint"):
+            raise TrainingError(problem)
         return lambda joint, device: _need_mapping(given(joint))
     return Validation(given)
 
@@ -180,7 +205,7 @@ def validate(measure: Measure, joint: Joint, device: torch.device | None) -> dic
     Modes, flags, the random state and the loader's own generators are put back, so the training goes on
     as if nobody had looked.
     """
-    with kept_world(), _untouched(joint, getattr(measure, "loader", None)):
+    with kept_world(), _kept(getattr(measure, "loader", None)), joint.evaluating():
         found = measure(joint, device)
     numbers: dict[str, float] = {}
     for name, value in found.items():
@@ -191,22 +216,13 @@ def validate(measure: Measure, joint: Joint, device: torch.device | None) -> dic
 
 
 @contextmanager
-def _untouched(joint: Joint, loader: Any) -> Iterator[None]:
-    modules = [(module, module.training) for name in joint.models for module in joint.models[name].modules()]
-    trainable = [p for name in joint.models for p in joint.models[name].parameters() if p.requires_grad]
+def _kept(loader: Any) -> Iterator[None]:
+    """What the loader's own generators draw is drawn again."""
     owned = generators(loader)
     drawn = states(owned)
     try:
-        for module, _ in modules:
-            module.training = False
-        for p in trainable:
-            p.requires_grad = False
         yield
     finally:
-        for p in trainable:
-            p.requires_grad = True
-        for module, training in modules:
-            module.training = training
         restore(owned, drawn)
 
 

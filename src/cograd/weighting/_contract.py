@@ -175,7 +175,10 @@ def constant(values: Sequence[float], like: Tensor) -> Tensor:
 def recalled(stored: Mapping[str, Tensor], names: Sequence[str], values: Tensor) -> Tensor:
     """What the state holds for ``names``, ``[n]`` like ``values``; 0 for a loss that is new."""
     absent = values.new_zeros(())
-    return torch.stack([stored.get(name, absent) for name in names]) if names else values
+    held = [stored.get(name, absent) for name in names]
+    if any([value.device != values.device for value in held]):  # as after loading a state from a file
+        held = [value.to(values.device) for value in held]
+    return torch.stack(held) if names else values
 
 
 def stored(old: Mapping[str, Any], names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
