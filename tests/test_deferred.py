@@ -155,6 +155,74 @@ def test_float16_gradients_wait_without_their_scale(same):
     assert growing.state_dict()["precision"]["scale"] == 2.0**6
 
 
+SERVED = [
+    Phase("gen", losses="second", optimizers="a"),
+    Phase(("gen", "head"), losses="third", optimizers=["b", "head"]),
+]
+
+
+@pytest.mark.parametrize("own", [None, "enc"], ids=["by all optimizers", "by one of another model"])
+def test_float16_gradients_are_unscaled_once_whichever_optimizers_serve_the_phase(own):
+    """Two hold the model whose gradient is left, or none of those of the phase."""
+
+    def three(m, x):
+        return {name: lambda loss=loss: loss().float() for name, loss in losses(m, x).items()} | {
+            "third": lambda: m.head(m.gen(x[:, :3])).float().square().mean()
+        }
+
+    found = []
+    for precision in (None, cograd.Fp16(scale=256.0)):
+        models = nets() | {"head": nn.Linear(2, 1)}
+        nn.init.ones_(models["head"].weight)
+        optimizers = {
+            "enc": SGD(models["enc"].parameters(), lr=0.1),
+            "a": SGD(models["gen"].parameters(), lr=0.1),
+            "b": SGD(models["gen"].parameters(), lr=0.2),
+            "head": SGD(models["head"].parameters(), lr=0.2),
+        }
+        first = Phase(("enc", "gen"), losses="first", defer="gen", optimizers=own)
+        joint = Joint(models=models, losses=three, optimizers=optimizers, phases=[first, *SERVED], precision=precision)
+        joint.step(X)
+        found.append(models["gen"].weight)
+    torch.testing.assert_close(*found, rtol=2e-3, atol=2e-3)
+
+
+def test_an_overflow_of_what_is_left_is_noticed():
+    class Infinite(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * float("inf")
+
+    models = nets()
+    joint = Joint(
+        models=models,
+        losses=lambda m, x: {"first": (m.enc(x).sum() + Infinite.apply(m.gen(x[:, :3]))).float().square().mean()},
+        optimizers={name: SGD(model.parameters(), lr=0.1) for name, model in models.items()},
+        phases=[Phase(("enc", "gen"), defer="gen", optimizers="enc"), Phase("gen", every=2, optimizers="gen")],
+        precision=cograd.Fp16(skip="one", scale=256.0),
+    )
+    report = joint.step(X)
+    assert report.overflowed == ("gen",)
+    assert joint.updates == {"enc": 1, "gen": 0}
+    assert joint.state_dict()["deferred"] == {"gen": {}}
+
+
+def test_what_is_frozen_while_its_gradient_waits_does_not_move():
+    joint = joint_of(phases=[Phase("gen", losses="second", every=2), LATER[0]])
+    joint.step(X)
+    weight, bias = joint.models.gen.weight, joint.models.gen.bias
+    weight.requires_grad_(False)
+    before = weight.clone(), bias.detach().clone()
+    joint.step(X)
+    assert torch.equal(weight, before[0])
+    assert not torch.equal(bias, before[1])
+    assert weight.grad is None
+
+
 def test_a_step_may_end_with_a_gradient_that_waits_and_is_resumed_bit_for_bit(same):
     phases = [Phase("gen", losses="second", every=2), LATER[0]]
     a, b, c = (joint_of(nets(seed), phases) for seed in (1, 1, 5))

@@ -14,7 +14,7 @@ from cograd._clip import Clip, clip_gradients, gradient_norm
 from cograd._expect import Setup
 from cograd._losses import Evaluation
 from cograd._optimizer_needs import advice
-from cograd._optimizers import only_with_gradient
+from cograd._optimizers import members, only_with_gradient
 from cograd._plan import Plan
 from cograd._report import Report
 from cograd.errors import PartialStepError
@@ -100,6 +100,18 @@ class Move:
             if name not in trained:
                 setup.deferred[name] = {}
         self._all = [p for own in trained.values() for p in own]
+        self._holders = self._first_holders() if setup.precision.scaling else {}
+
+    def _first_holders(self) -> dict[str, list[Tensor]]:
+        """Optimizer -> the parameters of which it is the first holder, the optimizers of this phase coming first.
+
+        Each is in one list, so that it is unscaled once: what is deferred may be held by none of this phase, or by two.
+        """
+        left = {id(p): p for p in self._all}
+        found: dict[str, list[Tensor]] = {}
+        for name in dict.fromkeys([*self.optimizers, *self.setup.optimizers]):
+            found[name] = [left.pop(id(p)) for p in members(self.setup.optimizers[name]) if id(p) in left]
+        return found
 
     def __call__(self, taken: Taken, check: Check) -> Report:
         """Update the models that are due by their ``.grad``. Until the first optimizer steps, an exception
@@ -111,7 +123,7 @@ class Move:
         precision, here, overflowed = self.setup.precision, taken.models, taken.overflowed
         apart = taken.apart or Apart()
         if precision.scaling:
-            overflowed = overflowed or precision.unscale(self.optimizers, apart.gradients())
+            overflowed = overflowed or precision.unscale(self._holders, apart.gradients())
             here = self._without_overflow(here, overflowed)
         self.kept = bool(here)
         due = [name for name in self.trained if self._due(name, name in here)]
@@ -119,8 +131,9 @@ class Move:
             if name in self.gathered:
                 fresh = {} if self._lost(name, overflowed) else apart.of(name, self.setup.trains)
                 self.gathered[name].give(self.trained[name], fresh, name in here)
-            for p, earlier in self.setup.deferred.get(name, {}).items():
-                p.grad = added(earlier, p.grad)
+            if waiting := self.setup.deferred.get(name):
+                for p in self.trained[name]:  # what was frozen meanwhile stays where it is
+                    p.grad = added(waiting.get(p), p.grad)
         norms, clips, covered = self._norms(due)
         check(taken, norms, self._uncovered(covered))
         precision.update(bool(overflowed))
@@ -186,7 +199,7 @@ class Move:
         assert self.setup.precision.scaling is not None
         if self.setup.precision.scaling.skip == "all":
             return True
-        bad = {id(p) for name in overflowed for p in self.optimizers[name]}
+        bad = {id(p) for name in overflowed for p in self._holders[name]}
         return any([id(p) in bad for p in self.trained[model]])
 
     def _uncovered(self, covered: Collection[str]) -> list[Tensor]:
