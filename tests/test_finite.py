@@ -130,11 +130,19 @@ def test_every_kind_of_gradient(kind):
     assert torch.equal(net.weight, before)
 
 
-def test_what_only_float64_can_hold_is_no_alarm():
+@pytest.mark.parametrize("check", ["now", "late"])
+def test_what_only_float64_can_hold_is_no_alarm(check):
     net = nn.Linear(1, 1, bias=False).double()
     nn.init.ones_(net.weight)
-    joint = Joint(models={"net": net}, losses=lambda m, x: {"y": m["net"](x).sum()}, optimizers=partial(SGD, lr=1e-300))
+    joint = Joint(
+        models={"net": net},
+        losses=lambda m, x: {"y": m["net"](x).sum()},
+        optimizers=partial(SGD, lr=1e-300),
+        check=check,
+        grad_norms=True,
+    )
     joint.step(torch.full((1, 1), 1e300, dtype=torch.float64))
+    joint.step(torch.zeros(1, 1, dtype=torch.float64))
     assert net.weight.item() == pytest.approx(0.0)
 
 

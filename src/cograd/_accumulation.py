@@ -102,8 +102,10 @@ class Held:
             count = self.count + here
             for p in parameters:
                 total = self.sums.get(p)
-                if total is not None:
-                    p.grad = total / count if p.grad is None else p.grad.add_(total).div_(count)
+                if total is not None and (p.grad is None or p.grad.is_sparse):
+                    p.grad = added(total, p.grad) / count
+                elif total is not None:
+                    p.grad.add_(total).div_(count)
                 elif p.grad is not None:
                     p.grad.div_(count)
         for name in dict.fromkeys([*self.accounts, *fresh]):
@@ -119,7 +121,7 @@ class Held:
 def _gather(sums: dict[Tensor, Tensor], fresh: dict[Tensor, Tensor]) -> None:
     old = [p for p in fresh if p in sums]
     if any([fresh[p].is_sparse or sums[p].is_sparse for p in old]):
-        sums.update({p: sums[p] + fresh[p] for p in old})
+        sums.update({p: added(sums[p], fresh[p]) for p in old})
     elif old:
         torch._foreach_add_([sums[p] for p in old], [fresh[p] for p in old])
     sums.update({p: g for p, g in fresh.items() if p not in sums})

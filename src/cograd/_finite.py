@@ -15,8 +15,6 @@ Number = Tensor | float
 def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tensor]:
     """One tensor per device that is not 0 if something there is NaN or infinite. Waits for nothing.
 
-    Losses are looked at in float32, so what only float64 can hold raises a false alarm: :func:`culprit` decides.
-
     Args:
         scalars: losses, weights, norms; detached.
         gradients: dense or sparse. Each is multiplied by one in place, which changes no bit of it.
@@ -30,8 +28,8 @@ def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tenso
             kind = gradient.device, gradient.dtype
             own = kinds.setdefault(kind, [])
         own.append(gradient)
-    for device, values in _by_device(scalars).items():
-        kinds.setdefault((device, torch.float32), []).append(torch.stack(values))
+    for kind, values in _by_kind(scalars).items():
+        kinds.setdefault(kind, []).append(torch.stack(values))
     found: dict[torch.device, Tensor] = {}
     for (device, _), tensors in kinds.items():
         if device not in found:
@@ -83,14 +81,15 @@ def _values(gradient: Tensor) -> Tensor:
     return torch.view_as_real(values) if values.is_complex() else values
 
 
-def _by_device(scalars: Iterable[Number]) -> dict[torch.device, list[Tensor]]:
-    found: dict[torch.device, list[Tensor]] = {}
+def _by_kind(scalars: Iterable[Number]) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:
+    """By device and format: float64 where it was that, since it holds what would be infinite in float32."""
+    found: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for scalar in scalars:
         if isinstance(scalar, Tensor):
-            value = scalar if scalar.dtype == torch.float32 else scalar.to(torch.float32)
-            found.setdefault(value.device, []).append(value)
+            value = scalar if scalar.dtype in (torch.float32, torch.float64) else scalar.to(torch.float32)
+            found.setdefault((value.device, value.dtype), []).append(value)
         elif not math.isfinite(scalar):
-            found.setdefault(torch.device("cpu"), []).append(torch.tensor(math.nan))
+            found.setdefault((torch.device("cpu"), torch.float32), []).append(torch.tensor(math.nan))
     return found
 
 

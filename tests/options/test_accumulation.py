@@ -234,6 +234,26 @@ def test_sparse_gradients():
     torch.testing.assert_close(table.weight, dense.weight)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_gradients_that_are_sparse_in_some_micro_batches_and_dense_in_others(first):
+    table = nn.Embedding(5, 2, sparse=True)
+    dense = copy.deepcopy(table)
+    dense.sparse = False
+    for module in (table, dense):
+        joint = Joint(
+            models={"table": module},
+            losses=lambda m, i: {
+                "rows": m.table(torch.tensor([1, 2, 2])).square().sum() if i % 2 else None,
+                "all": None if i % 2 else m.table.weight.square().mean(),
+            },
+            optimizers=partial(SGD, lr=0.1),
+            accumulate=3,
+        )
+        for i in range(first, first + 3):
+            joint.step(i)
+    torch.testing.assert_close(table.weight, dense.weight)
+
+
 def test_a_failed_micro_batch_never_happened(picture, same):
     joint = joint_of(nets(), accumulate=3)
     joint.step((X, Y))
