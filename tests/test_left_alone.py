@@ -246,6 +246,43 @@ def test_plan_and_explain_see_such_losses_too():
     assert "gen -> gen" in str(joint.plan(X))
 
 
+LONG = {"phases": cograd.alternate("gen", "disc", every={"disc": 9})}
+
+
+def test_what_is_drawn_after_the_gradient_is_drawn_once():
+    def losses(m, x):
+        found = consensus(m, x)
+        return found | {"gen": found["gen"] + torch.rand(())}
+
+    drawn = []
+    for steps in (1, 2):
+        joint = Joint(models=players(), losses=losses, **TURNS | LONG)
+        for _ in range(steps):
+            torch.manual_seed(5)
+            joint.step(X)
+        drawn.append(torch.get_rng_state())
+    assert torch.equal(*drawn)
+
+
+def test_a_second_look_sees_such_losses_too():
+    joint = Joint(models=players(), losses=consensus, **TURNS | {"weighting": weighting.FAMO()})
+    joint.step(X)
+    assert joint.updates == {"gen": 1, "disc": 1}
+    assert all(p.requires_grad for name in joint.models for p in joint.models[name].parameters())
+
+
+def test_a_loss_that_begins_to_do_so_later_is_told():
+    joint = Joint(
+        models=players(),
+        losses=lambda m, late: consensus(m, X) if late else {"gen": m["disc"](m["gen"](X)).mean(), "disc": None},
+        **TURNS | LONG,
+    )
+    joint.step(False)
+    with pytest.warns(UserWarning, match="begins to differentiate at a model that the phase 'update gen' freezes"):
+        joint.step(True)
+    joint.step(True)
+
+
 def test_an_error_of_the_losses_function_itself_is_raised_as_it_is():
     def losses(m, x):
         m["a"](x).detach().sum().backward()

@@ -15,10 +15,12 @@ from cograd._accumulation import Held
 from cograd._apart import JOINT, Apart, one_count, separated
 from cograd._backward import run
 from cograd._balance import Balanced, balance, deposit, look
+from cograd._caller import level_of_caller
 from cograd._clip import gradient_norm
 from cograd._closure import begun
 from cograd._expect import Expectations, Setup
 from cograd._finite import alarms, culprit, sounded
+from cograd._flags import differentiates_at_frozen, without_gradients
 from cograd._graph import sequence
 from cograd._left_alone import refuse_flags, refuse_gradients, refuse_steps
 from cograd._losses import Evaluation, Losses, check_mapping, evaluate, no_graph
@@ -29,7 +31,7 @@ from cograd._optimizers import members, only_with_gradient
 from cograd._ownership import serving_in
 from cograd._phase import Phase
 from cograd._plan import Plan, Planner, unreached
-from cograd._random import RandomState, random_state, replayed
+from cograd._random import RandomState, random_state, replayed, rewind
 from cograd._report import Report, weighted
 from cograd._representation import Representation
 from cograd._weights import Weight, Weights
@@ -291,20 +293,18 @@ class Update:
 
     def _look_back(self, batch: Any, step: int, report: Report, rng: RandomState) -> None:
         """Show the rule what the same losses are after the update, under the same random numbers."""
-        frozen = [p for p in self._parameters if p.requires_grad]
-        modules = [m for name in self.setup.models for m in self.setup.models[name].modules()]
-        try:
-            for p in frozen:
-                p.requires_grad = False
-            with replayed(rng), self._freezing(modules), self.setup.precision.autocast():
+
+        def again() -> dict[str, Tensor]:
+            with buffers_kept(self._all), self.setup.precision.autocast():
                 returned = check_mapping(self.setup.losses(self.setup.models, batch))
-                again = {name: evaluate(name, returned.get(name)) for name in report.losses}
-            self.weights.after({name: loss.detach() for name, loss in again.items() if loss is not None})
+                values = {name: evaluate(name, returned.get(name)) for name in report.losses}
+            return {name: loss.detach() for name, loss in values.items() if loss is not None}
+
+        try:
+            with replayed(rng):
+                self.weights.after(without_gradients(self._parameters, again))
         except Exception as error:
             raise PartialStepError("the second look at the losses", report.stepped, error, after=True) from error
-        finally:
-            for p in frozen:
-                p.requires_grad = True
 
     def _evaluate_alone(self, batch: Any, step: int) -> tuple[Evaluation, dict[str, float]]:
         """As :meth:`_evaluate`; what belongs to the step must be as before."""
@@ -347,13 +347,20 @@ class Update:
         try:
             return evaluate()
         except RuntimeError as error:
-            if isinstance(error, CogradError) or "does not require grad" not in str(error):
+            if not differentiates_at_frozen(error):
                 raise
         put_back(buffers)
+        if self.plan is not None and any([module.training for module in self._with_buffers]):
+            warnings.warn(
+                f"A loss begins to differentiate at a model that the phase '{self.phase}' freezes, so the losses of "
+                "this batch were evaluated twice, and running statistics (BatchNorm) count it twice. From now on they "
+                "count each batch once. A loss that does so in the first step of the phase counts that one once too.",
+                stacklevel=level_of_caller(),
+            )
         self._thaw(True)
+        rewind(rng)
         try:
-            with replayed(rng):
-                return evaluate()
+            return evaluate()
         except BaseException:
             self._thaw(False)
             raise
