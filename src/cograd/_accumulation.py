@@ -102,10 +102,10 @@ class Held:
             count = self.count + here
             for p in parameters:
                 total = self.sums.get(p)
-                if total is not None and (p.grad is None or p.grad.is_sparse):
-                    p.grad = added(total, p.grad) / count
+                if total is not None and p.grad is not None:
+                    p.grad = (_sum(total, p.grad) if p.grad.is_sparse else p.grad.add_(total)).div_(count)
                 elif total is not None:
-                    p.grad.add_(total).div_(count)
+                    p.grad = total / count
                 elif p.grad is not None:
                     p.grad.div_(count)
         for name in dict.fromkeys([*self.accounts, *fresh]):
@@ -121,7 +121,7 @@ class Held:
 def _gather(sums: dict[Tensor, Tensor], fresh: dict[Tensor, Tensor]) -> None:
     old = [p for p in fresh if p in sums]
     if any([fresh[p].is_sparse or sums[p].is_sparse for p in old]):
-        sums.update({p: added(sums[p], fresh[p]) for p in old})
+        sums.update({p: _sum(sums[p], fresh[p]) for p in old})
     elif old:
         torch._foreach_add_([sums[p] for p in old], [fresh[p] for p in old])
     sums.update({p: g for p, g in fresh.items() if p not in sums})
@@ -135,4 +135,9 @@ def added(earlier: Tensor | None, fresh: Tensor | None) -> Tensor | None:
     """Their sum as a tensor of its own, as two backward calls leave it in ``.grad``; what there is of them."""
     if earlier is None or fresh is None:
         return fresh if earlier is None else earlier
+    return _sum(earlier, fresh)
+
+
+def _sum(earlier: Tensor, fresh: Tensor) -> Tensor:
+    """A sparse gradient can be added to a dense one, and not the other way around."""
     return fresh + earlier if earlier.is_sparse and not fresh.is_sparse else earlier + fresh
