@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cograd
 from cograd import Joint, weighting
+from cograd._finite import _one
 from cograd._precision import Precision
 from cograd.errors import NonFiniteLossError, PrecisionError
 from cograd.gramian import Rows
@@ -144,6 +145,24 @@ def test_what_only_float64_can_hold_is_no_alarm(check):
     joint.step(torch.full((1, 1), 1e300, dtype=torch.float64))
     joint.step(torch.zeros(1, 1, dtype=torch.float64))
     assert net.weight.item() == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_is_free(dtype, precision, monkeypatch):
+    monkeypatch.setattr("cograd._finite._one", _one.__wrapped__)
+    torch.set_default_dtype(dtype)
+    try:
+        joint = build(lambda m, x: {"y": rooted(m, x.to(dtype))["y"].float()}, precision=precision)
+        joint.freeze("other")
+        joint.step(GOOD)
+        if precision:
+            assert joint.step(ZERO).overflowed
+        else:
+            with pytest.raises(NonFiniteLossError, match=r"the gradient of net\.weight is NaN"):
+                joint.step(ZERO)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_late_tells_it_one_run_later_and_off_never():

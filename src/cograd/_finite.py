@@ -33,7 +33,7 @@ def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tenso
     found: dict[torch.device, Tensor] = {}
     for (device, _), tensors in kinds.items():
         if device not in found:
-            found[device] = torch.zeros(1, device=device)
+            found[device] = torch.zeros(1, device=device, dtype=torch.float32)
         torch._amp_foreach_non_finite_check_and_unscale_(tensors, found[device], _one(device))
     return list(found.values())
 
@@ -89,11 +89,12 @@ def _by_kind(scalars: Iterable[Number]) -> dict[tuple[torch.device, torch.dtype]
             value = scalar if scalar.dtype in (torch.float32, torch.float64) else scalar.to(torch.float32)
             found.setdefault((value.device, value.dtype), []).append(value)
         elif not math.isfinite(scalar):
-            found.setdefault((torch.device("cpu"), torch.float32), []).append(torch.tensor(math.nan))
+            value = torch.tensor(math.nan, device="cpu", dtype=torch.float32)
+            found.setdefault((value.device, value.dtype), []).append(value)
     return found
 
 
 @lru_cache(maxsize=64)
 def _one(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.ones(1, device=device)
+        return torch.ones(1, device=device, dtype=torch.float32)

@@ -121,7 +121,8 @@ class Precision:
             for g in gradient_values(parameters) + more:
                 groups.setdefault((g.device, g.dtype), []).append(g)
             for (device, _), gradients in groups.items():
-                overflow, inverse = torch.zeros(1, device=device), torch.full((1,), 1 / self.scale, device=device)
+                overflow = torch.zeros(1, device=device, dtype=torch.float32)  # whatever the default dtype is
+                inverse = torch.full_like(overflow, 1 / self.scale)
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)
                 found.setdefault(name, []).append(overflow)
         if not found:
