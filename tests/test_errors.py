@@ -170,7 +170,7 @@ DECLARATIONS = {
     "a model's name is a number": (
         {"models": {1: nn.Linear(1, 1)}, "trains": None},
         ModelError,
-        ["name is a non-empty string", "found 1"],
+        ["name must be a non-empty string", "found 1"],
     ),
     "two models share a layer": (
         {"models": shared_models()},
@@ -232,7 +232,13 @@ DECLARATIONS = {
             "trains['gen'] names model 'critic', which does not exist. Known models: 'gen', 'disc'.",
         ],
     ),
-    "trains is a list": ({"trains": ["gen"]}, RouteError, ["trains maps losses to models", "list"]),
+    "trains is a list": ({"trains": ["gen"]}, RouteError, ["trains maps losses to models", "found ['gen']"]),
+    "trains from models to losses": (
+        {"trains": {"disc": "real", "gen": ["fake"]}},
+        RouteError,
+        ["trains maps losses to models, but 'disc' is a model and 'real' is none", "turn it round: {'real': 'disc'}"],
+    ),
+    "losses is a loss of torch": ({"losses": nn.MSELoss()}, LossError, ["losses(models, batch)", "the module MSELoss"]),
     "trains nothing": ({"trains": {"gen": []}}, RouteError, ["trains['gen'] is empty", "Known models"]),
     "trains a number": ({"trains": {"gen": 5}}, RouteError, ["trains['gen']", "5", "Known models"]),
     "trains None": ({"trains": {"gen": None}}, RouteError, ["trains['gen']", "None", "Known models"]),
@@ -411,8 +417,12 @@ DECLARATIONS = {
         PhaseError,
         ["No phase updates 'disc'", "requires_grad_(False)"],
     ),
-    "phases holds names": ({"phases": ["gen", "disc"]}, PhaseError, ["phases holds Phase objects", "'gen'"]),
-    "phases is a number": ({"phases": 2}, PhaseError, ["phases holds Phase objects", "2"]),
+    "phases holds names": (
+        {"phases": ["gen", "disc"]},
+        PhaseError,
+        ["phases must be Phase objects", "cograd.alternate('gen', 'disc')", "found 'gen'"],
+    ),
+    "phases is a number": ({"phases": 2}, PhaseError, ["phases must be Phase objects", "found 2"]),
     "weight is nan": (
         {"weights": {"gen": math.nan}},
         WeightingError,
@@ -529,9 +539,13 @@ def broken():
 
 
 LOSSES = {
-    "not a mapping": (fake_loss, LossError, ["The losses are a mapping", "Tensor"]),
-    "None": (lambda m: None, LossError, ["The losses are a mapping", "NoneType"]),
-    "pairs": (lambda m: list(good(m).items()), LossError, ["The losses are a mapping", "list"]),
+    "not a mapping": (fake_loss, LossError, ["The losses must be a mapping", "float32 tensor"]),
+    "None": (
+        lambda m: None,
+        LossError,
+        ["The losses must be a mapping", "found None. Does the losses function end with return?"],
+    ),
+    "pairs": (lambda m: list(good(m).items()), LossError, ["The losses must be a mapping", "found [("]),
     "a name that is no string": (lambda m: good(m) | {3: fake_loss(m)}, LossError, ["name", "string", "3"]),
     "a vector": (
         replaced("gen", lambda m: m.disc(m.gen(X))),
@@ -1016,7 +1030,7 @@ def test_a_step_without_gradients_is_refused(off, picture, same):
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"losses": 3.0}, LossError, ["The losses are a mapping", "float"]),
+        ({"losses": 3.0}, LossError, ["The losses must be a mapping", "found 3.0"]),
         ({"losses": {1: None}}, LossError, ["name", "string", "1"]),
         ({"losses": {"a": None, "b": None}}, LossError, ["nothing to differentiate", "'a', 'b'"]),
         ({"losses": {}}, LossError, ["nothing to differentiate"]),
@@ -1029,7 +1043,11 @@ def test_a_step_without_gradients_is_refused(off, picture, same):
         ({"trains": {"gen": "gem"}}, RouteError, ["trains['gen'] names model 'gem'", "Did you mean 'gen'?"]),
         ({"trains": {"gen": 1}}, RouteError, ["trains['gen']", "1"]),
         ({"trains": {"gne": "gen"}}, RouteError, ["trains['gne'] names loss 'gne'", "Did you mean 'gen'?"]),
-        ({"trains": {"gen": "gen"}, "models": {}}, RouteError, ["models= is needed too"]),
+        (
+            {"trains": {"gen": "gen"}, "models": {}},
+            RouteError,
+            ["trains names models, and there are none. Give models={name: module}"],
+        ),
         ({"weights": {"gne": 1.0}}, CogradError, ["weights['gne'] names loss 'gne'", "Did you mean 'gen'?"]),
         ({"weights": {"gen": math.inf}}, WeightingError, ["weights['gen'] must be a finite number", "found inf"]),
         ({"weights": {"gen": "big"}}, WeightingError, ["weights['gen'] must be a finite number", "found 'big'"]),
@@ -1354,3 +1372,16 @@ def test_what_is_long_is_cut():
 )
 def test_a_suggestion_is_made_only_where_it_is_not_silly(name, known, near):
     assert errors.nearest(name, known) == (f" Did you mean {near!r}?" if near else "")
+
+
+@pytest.mark.parametrize("look", ["step", "plan"])
+def test_an_error_of_your_own_says_in_which_phase_and_loss_and_on_which_batch(look):
+    def losses(m, batch):
+        return {"gen": lambda: m.disc(m.gen(batch)).mean(), "disc": m.disc(batch[:, :3]).mean()}
+
+    joint = build(losses=losses)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        getattr(joint, look)(torch.ones(2, 7))
+    where, batch = caught.value.__notes__
+    assert where.startswith("This was in the phase 'update gen, disc', in loss 'gen', at test_errors.py")
+    assert batch == "The batch is float32 [2, 7]."

@@ -120,7 +120,7 @@ def test_a_move_that_leads_nowhere_changes_nothing(same):
         ("meta", "would lose all values"),
         ("no such", r"Joint.to\('no such'\): cannot be used here .*Choose another"),
         (None, r"Joint.to\(None\)"),
-        (joint_of, r"Joint.to\(<function joint_of"),
+        (joint_of, r"Joint.to\(the function joint_of"),
     ],
 )
 def test_where_it_cannot_move(device, message):

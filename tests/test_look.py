@@ -229,9 +229,9 @@ def test_train_mode_is_that_of_a_step():
 
 
 def test_a_mode_that_does_not_exist():
-    with pytest.raises(LossError, match=r"evaluate\(batch, mode=...\) is 'eval' or 'train'; found 'test'"):
+    with pytest.raises(LossError, match=r"evaluate\(batch, mode=...\) must be 'eval' or 'train'; found 'test'"):
         joint_of(inner_loop).evaluate(X, mode="test")
-    with pytest.raises(ValueError, match=r"Validation\(mode=...\) is 'eval' or 'train'; found 'test'"):
+    with pytest.raises(ValueError, match=r"Validation\(mode=...\) must be 'eval' or 'train'; found 'test'"):
         cograd.Validation([X], mode="test")
 
 

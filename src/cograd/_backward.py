@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,8 @@ def backward(
       1. disc -> disc
       2. gen -> gen
     """
-    ready = _prepare(losses, _named(models or {}), trains, weights, weighting, gramian)
+    _check_flags(retain_graph=retain_graph, create_graph=create_graph)
+    ready = _prepare(losses, _named({} if models is None else models), trains, weights, weighting, gramian)
     modules = ready.moving((models or {}).values())
     with _without_autocast(ready.losses):
         if ready.weights.shares:
@@ -158,6 +160,7 @@ def grad(
     >>> cograd.grad({"sum": net(torch.tensor([[1.0, 3.0]])).sum()}, models={"net": net})
     {'net': {'weight': tensor([[1., 3.]])}}
     """
+    _check_flags(retain_graph=retain_graph, create_graph=create_graph)
     named = _named(models)
     ready = _prepare(losses, named, trains, weights, weighting, gramian)
     total: dict[int, Tensor] = {}
@@ -217,8 +220,8 @@ def _prepare(
 ) -> _Ready:
     found = Evaluation()
     losses = found.without_metrics(check_mapping(losses))
-    if trains and not models:
-        raise RouteError("trains names models, so models= is needed too: name -> module.")
+    if isinstance(trains, Mapping) and trains and not models:
+        raise RouteError("trains names models, and there are none. Give models={name: module}.")
     groups = {name: [t for t in named.values() if t.requires_grad] for name, named in models.items()}
     routes = parse_trains(trains, groups)
     if isinstance(weighting, Weighting) and weighting.remembers:
@@ -231,11 +234,11 @@ def _prepare(
     if factors.follows_step and not isinstance(weighting, Stateful):
         name = next(name for name, factor in (weights or {}).items() if callable(factor))
         raise WeightingError(
-            f"weights[{name!r}] is a function of the step, and cograd.backward counts none. Call it with yours: "
+            f"weights[{shown(name)}] is a function of the step, and cograd.backward counts none. Call it with yours: "
             f"weights={{{name!r}: f(step)}}; or pass a weighting=cograd.weighting.Stateful(...), made once before the "
             "loop, which counts."
         )
-    mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+    mentions = [Mention(name, f"trains[{shown(name)}]", RouteError) for name in routes]
     check_metrics(mentions + factors.mentions(), found.metrics)
     check_mentions(mentions + factors.mentions(), losses)
     step = weighting.steps if isinstance(weighting, Stateful) else 0
@@ -249,7 +252,10 @@ def _prepare(
             present[name] = loss
     check_metrics(mentions + factors.mentions(), found.metrics)
     if not present:
-        raise LossError(f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present.")
+        raise LossError(
+            f"There is nothing to differentiate: of the losses {quoted(losses)}, none is present. Leave out such a "
+            "batch."
+        )
     planner = Planner(groups, routes)
     if routes:
         plan = planner.plan(present)
@@ -269,7 +275,10 @@ def _balance(
 ) -> Balanced:
     """Under a rule that looks at gradients. ``everything``: also leaves that are in no model, unless routes forbid."""
     if create_graph:
-        raise PassError("create_graph=True asks for differentiable gradients, and the weights of a rule are constants.")
+        raise PassError(
+            "create_graph=True asks for differentiable gradients, and the weights of a rule are constants. Leave one "
+            "of the two out."
+        )
     group_of: Mapping[int, int] = ready.planner.group_of
     routes = [ready.planner.route(name) for name in ready.losses]
     if everything and not ready.planner.trains:
@@ -297,12 +306,20 @@ def _report(ready: _Ready, weights: Mapping[str, Weight], gramian: Gramian | Non
     return Report(losses, detached, plan, gramian=gramian, metrics=metrics, counts=counts)
 
 
+def _check_flags(**flags: Any) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise PassError(f"{name} must be True or False; found {shown(flag)}.")
+
+
 def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
     """Model -> parameter name -> parameter. Reads every iterable once."""
     if not isinstance(models, Mapping):
         raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {shown(models)}.')
     named: dict[str, dict[str, Tensor]] = {}
     for name, model in models.items():
+        if not isinstance(name, str) or not name:
+            raise ModelError(f"A model's name must be a non-empty string; found {shown(name)}.")
         named[name] = {}
         if isinstance(model, nn.Module):
             named[name] |= named_parameters(model)
@@ -310,7 +327,7 @@ def _named(models: Mapping[str, Parameters]) -> dict[str, dict[str, Tensor]]:
         tensors = list(model) if isinstance(model, Iterable) and not isinstance(model, str | Mapping) else []
         if not tensors or not all(isinstance(t, Tensor) and t.is_leaf for t in tensors):
             raise ModelError(
-                f"models[{name!r}] must be a module or its parameters; found {type(model).__name__} with none. "
+                f"models[{shown(name)}] must be a module or its parameters; found {type(model).__name__} with none. "
                 "(A generator can be read only once: pass the module, or a list.)"
             )
         named[name] = {str(i): t for i, t in enumerate(tensors)}

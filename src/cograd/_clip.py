@@ -38,7 +38,10 @@ class Clip:
 
     def __post_init__(self) -> None:
         if (self.norm is None) == (self.value is None):
-            raise OptimizerError("Clip takes either norm or value, as in Clip(norm=1.0) or Clip(value=0.5).")
+            found = "neither" if self.norm is None else "both"
+            raise OptimizerError(
+                f"Clip takes either norm or value, as in Clip(norm=1.0) or Clip(value=0.5); found {found}."
+            )
         for name in ("norm", "value", "kind"):
             bound = getattr(self, name)
             if bound is not None and not (_number(bound) and bound > 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cograd._balance import check_engine
 from cograd._models import trainable
@@ -13,7 +13,7 @@ from cograd._optimizers import members
 from cograd._phase import Phase
 from cograd._update import Update
 from cograd._weights import Weights, stateful
-from cograd.errors import OptimizerError, PhaseError, RouteError, WeightingError, quoted, unknown
+from cograd.errors import OptimizerError, PhaseError, RouteError, WeightingError, quoted, shown, unknown
 from cograd.gramian import At, Engine
 from cograd.weighting import Stateful
 
@@ -37,8 +37,8 @@ def check_gramian(
         WeightingError: a number is out of range, or an option has nothing to act on.
     """
     for name, value, least in (("refresh", refresh, 1), ("watch", watch, 0)):
-        if not isinstance(value, int) or value < least:
-            raise WeightingError(f"{name} must be a whole number of at least {least}; found {value!r}.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise WeightingError(f"{name} must be a whole number of at least {least}; found {shown(value)}.")
     if refresh > 1 and not any(rule.shares for rule in rules):
         raise WeightingError(
             f"refresh={refresh} spares Gramians, but no rule needs them. Leave it out, or choose such a rule."
@@ -62,13 +62,19 @@ def parse_phases(phases: Phase | Iterable[Phase] | None, models: Mapping[str, nn
         if not trained:
             raise PhaseError(f"None of the models {quoted(models)} has a parameter that requires grad.")
         return (Phase(trained),)
-    chosen = tuple(phases) if isinstance(phases, Iterable) else (phases,)
+    given: Any = phases
+    chosen = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping | Tensor) else (given,)
     for phase in chosen:
         if not isinstance(phase, Phase):
-            raise PhaseError(f"phases holds Phase objects, or what alternate() and together() return; found {phase!r}.")
+            named = [repr(name) for name in chosen if isinstance(name, str)]
+            turns = f"cograd.alternate({', '.join(named or map(repr, trained))})"
+            raise PhaseError(
+                f"phases must be Phase objects, or what alternate() and together() return, such as {turns}; found "
+                f"{shown(phase)}."
+            )
         for name in phase.models:
             if name not in models:
-                raise PhaseError(f"The phase '{phase}' names model {name!r}. {unknown('models', name, models)}")
+                raise PhaseError(f"The phase '{phase}' names model {shown(name)}. {unknown('models', name, models)}")
             if name not in trained:
                 raise PhaseError(f"The phase '{phase}' updates {name!r}, which has no parameter that requires grad.")
     idle = [name for name in trained if not any(name in phase.models for phase in chosen)]

@@ -52,7 +52,13 @@ class EMA:
         Raises:
             ModelError: it is not from 0 to 1.
         """
-        found: Any = self.decay(updates) if callable(self.decay) else self.decay
+        found: Any = self.decay
+        if callable(found):
+            try:
+                found = found(updates)
+            except Exception as error:
+                error.add_note(f"That is from EMA(decay=...), called with {updates}.")
+                raise
         if not (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found <= 1):
             when = f" after {updates} updates" if callable(self.decay) else ""
             raise ModelError(

@@ -37,15 +37,7 @@ from cograd._trailing import build_followers
 from cograd._update import Update
 from cograd._weights import Factor, Weights
 from cograd._whereabouts import tell
-from cograd.errors import (
-    GradModeError,
-    LossError,
-    ModelError,
-    PartialStepError,
-    PhaseError,
-    RouteError,
-    unknown,
-)
+from cograd.errors import GradModeError, LossError, ModelError, PartialStepError, PhaseError, RouteError, shown, unknown
 from cograd.gramian import Engine
 from cograd.weighting import Weighting
 
@@ -196,12 +188,20 @@ class Joint:
         check_models(models)
         if problem := misfit("losses", losses, "models", "batch"):
             raise LossError(problem)
+        if type(losses).__module__.startswith("torch.nn"):
+            raise LossError(
+                "losses must be a function losses(models, batch) that returns the losses by name; found "
+                f"{shown(losses)}. Call it in such a function."
+            )
         if prepare is not None and (problem := misfit("prepare", prepare, "models", "batch")):
             raise LossError(problem)
-        if check not in ("now", "late", "off"):
-            raise LossError(f"check must be 'now', 'late' or 'off'; found {check!r}.")
-        if missing not in ("warn", "raise", "allow"):
-            raise LossError(f"missing must be 'warn', 'raise' or 'allow'; found {missing!r}.")
+        for name, flag in (("grad_norms", grad_norms), ("freeze_buffers", freeze_buffers)):
+            if not isinstance(flag, bool):
+                raise ModelError(f"{name} must be True or False; found {shown(flag)}.")
+        if not isinstance(check, str) or check not in ("now", "late", "off"):
+            raise LossError(f"check must be 'now', 'late' or 'off'; found {shown(check)}.")
+        if not isinstance(missing, str) or missing not in ("warn", "raise", "allow"):
+            raise LossError(f"missing must be 'warn', 'raise' or 'allow'; found {shown(missing)}.")
         routes = parse_trains(trains, models.keys())
         own = dict(models.items())
         clips, counts = parse_clips(clip, list(own)), parse_counts(accumulate, list(own))
@@ -218,7 +218,7 @@ class Joint:
         chosen = [weighting if phase.weighting is None else phase.weighting for phase in self.phases]
         rules = [Weights(weights, own_rule(rule, refresh)) for rule in chosen]
         check_gramian(gramian, refresh, watch, rules, self._modules)
-        mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+        mentions = [Mention(name, f"trains[{shown(name)}]", RouteError) for name in routes]
         mentions += [Mention(name, f"the phase '{p}'", PhaseError) for p in self.phases for name in p.losses or ()]
         mentions += [mention for rule in rules for mention in rule.mentions()]
         self._setup = Setup(
@@ -361,8 +361,10 @@ class Joint:
         """
         own = [name for name in self._modules if name not in self._followers]
         for name in names:
-            if name not in own:
-                raise ModelError(f"freeze({name!r}) names no model that is trained. {unknown('models', name, own)}")
+            if not isinstance(name, str) or name not in own:
+                raise ModelError(
+                    f"freeze({shown(name)}) names no model that is trained. {unknown('models', name, own)}"
+                )
         for name in names:
             self._modules[name].requires_grad_(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from cograd._models import buffers_kept, noted_buffers, put_back, with_buffers
 from cograd._random import RandomState, random_state, replayed, rewind
 from cograd._schedule_free import evaluation_weights
 from cograd._whereabouts import tell
-from cograd.errors import CogradError, LossError
+from cograd.errors import CogradError, LossError, shown
 
 MODES = ("eval", "train")
 _LACKS_GRADIENT = re.compile("requires? grad")  # in torch's words, whichever function is asked for the gradient
@@ -71,18 +71,17 @@ class Look:
         Raises:
             LossError: there is no such mode, or a loss is not as declared.
         """
-        if mode not in MODES:
-            raise LossError(f"evaluate(batch, mode=...) is 'eval' or 'train'; found {mode!r}.")
+        if not isinstance(mode, str) or mode not in MODES:
+            raise LossError(f"evaluate(batch, mode=...) must be 'eval' or 'train'; found {shown(mode)}.")
         rng = random_state()
         with self.around():
-            if mode == "train":
-                with self._as_in_training():
-                    return self._evaluated(batch, rng)
             try:
-                return self._evaluated(batch, rng)
+                with self._as_in_training() if mode == "train" else nullcontext():
+                    return self._evaluated(batch, rng)
             except Exception as error:
                 tell(error, "an evaluation", self._setup.losses, batch)
-                self._blame_mode(error, batch, rng)
+                if mode == "eval":
+                    self._blame_mode(error, batch, rng)
                 raise
 
     @contextmanager

@@ -48,11 +48,11 @@ def check_mapping(returned: object) -> Mapping[str, LossLike]:
     if isinstance(returned, dict | Mapping):  # a dict is much the quickest to recognise
         if all([isinstance(name, str) for name in returned]):
             return returned
-        raise LossError(
-            f"The name of a loss is a string; found {next(k for k in returned if not isinstance(k, str))!r}."
-        )
+        strange = next(name for name in returned if not isinstance(name, str))
+        raise LossError(f"The name of a loss must be a string; found {shown(strange)}.")
+    missing = " Does the losses function end with return?" if returned is None else ""
     raise LossError(
-        f'The losses are a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {type(returned).__name__}.'
+        f'The losses must be a mapping, as in {{"digit": loss_a, "parity": loss_b}}; found {shown(returned)}.{missing}'
     )
 
 

@@ -78,15 +78,17 @@ def check_models(models: Any) -> None:
         ModelError: lists every problem, each with its remedy.
     """
     if not isinstance(models, Mapping | nn.ModuleDict) or not models:
-        raise ModelError(f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {shown(models)}.')
+        raise ModelError(
+            f'models maps names to modules, as in {{"gen": G, "disc": D}}; found {shown(models)}.{_by_name(models)}'
+        )
     problems = []
     for name, model in models.items():
         if not isinstance(name, str) or not name:
-            problems.append(f"A model's name is a non-empty string; found {shown(name)}.")
-        if isinstance(model, nn.Module):
-            problems += _unfit(str(name), model)
+            problems.append(f"A model's name must be a non-empty string; found {shown(name)}.")
+        elif isinstance(model, nn.Module):
+            problems += _unfit(name, model)
         else:
-            problems.append(f"models[{name!r}] must be an nn.Module; found {shown(model)}.{_into_a_module(model)}")
+            problems.append(f"models[{shown(name)}] must be an nn.Module; found {shown(model)}.{_into_a_module(model)}")
     if not problems:
         problems = _overlaps(dict(models.items()))
     if problems:
@@ -110,6 +112,12 @@ def _unfit(name: str, model: nn.Module) -> Iterator[str]:
                 f"{name}.{key} has a hook that acts as soon as its gradient arrives (an optimizer in backward?), "
                 "before the gradients of the phase are complete. Remove the hook."
             )
+
+
+def _by_name(found: object) -> str:
+    if isinstance(found, nn.Module):
+        return ' Give it a name: {"net": model}.'
+    return " Give each a name." if isinstance(found, list | tuple) and found else ""
 
 
 def _into_a_module(found: object) -> str:
@@ -189,7 +197,7 @@ def usable_device(device: Any) -> torch.device:
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
-            f"Joint.to({device!r}): cannot be used here ({reason}). Choose another, such as 'cpu'."
+            f"Joint.to({shown(device)}): cannot be used here ({reason}). Choose another, such as 'cpu'."
         ) from error
     if found.type == "meta":
         raise ModelError("Joint.to('meta') would lose all values, since that device holds none. Choose another.")

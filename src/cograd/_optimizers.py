@@ -36,6 +36,8 @@ def build_optimizers(optimizers: Any, models: Mapping[str, nn.Module]) -> dict[s
     named = True
     if isinstance(optimizers, Mapping):
         entries = dict(optimizers)
+        if strange := [name for name in entries if not isinstance(name, str)]:
+            raise OptimizerError(f"The name of an optimizer must be a string; found {shown(strange[0])}.")
     elif _is_optimizer(optimizers):
         entries = {"optimizer": optimizers}
     elif _is_factory(optimizers):
@@ -80,8 +82,8 @@ def optimizers_named(name: str, optimizers: Collection[str]) -> list[str]:
     >>> optimizers_named("net", ["net[0]", "net[1]", "head"]), optimizers_named("net[1]", ["net[0]", "net[1]"])
     (['net[0]', 'net[1]'], ['net[1]'])
     """
-    if name in optimizers:
-        return [name]
+    if name in optimizers or not isinstance(name, str):
+        return [name] if name in optimizers else []
     return [key for key in optimizers if re.fullmatch(rf"{re.escape(str(name))}\[\d+\]", key)]
 
 

@@ -65,14 +65,14 @@ class Phase:
                 continue
             object.__setattr__(self, field, names_in(value) or ())
             if not getattr(self, field):
-                problems.append(f"{field} must name {rule}; found {value!r}.")
+                problems.append(f"{field} must name {rule}; found {shown(value)}.")
         first = self.start if isinstance(self.start, int) else 0
         for field, least in (("every", 1), ("repeat", 1), ("start", 0), ("stop", first + 1), ("offset", 0)):
             value = getattr(self, field)
             if value is None and field in ("stop", "offset"):
                 continue
-            if not isinstance(value, int) or value < least:
-                problems.append(f"{field} must be a whole number of at least {least}; found {value!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                problems.append(f"{field} must be a whole number of at least {least}; found {shown(value)}.")
         mine, deferred = tuple(self.models), names_in(self.defer)
         if deferred is None:
             problems.append(f"defer must be a name among its models, or several; found {shown(self.defer)}.")
@@ -151,12 +151,12 @@ def alternate(
     options: list[dict[str, Any]] = [{} for _ in turns]
     for key, values in (("every", every), ("repeat", repeat), ("offset", offset)):
         if not isinstance(values, Mapping | None):
-            raise PhaseError(f"alternate({key}=...) maps models to numbers, as in {{'gen': 5}}; found {values!r}.")
+            raise PhaseError(f"alternate({key}=...) maps models to numbers, as in {{'gen': 5}}; found {shown(values)}.")
         for name, value in (values or {}).items():
             mine = [option for option, turn in zip(options, turns, strict=True) if name in turn]
             if not mine:
                 raise PhaseError(
-                    f"alternate({key}=...) names {name!r}, which takes no turn. "
+                    f"alternate({key}=...) names {shown(name)}, which takes no turn. "
                     + unknown("turns", name, [name for turn in turns for name in turn])
                 )
             for option in mine:

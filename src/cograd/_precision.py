@@ -47,7 +47,13 @@ class Fp16:
         if not isinstance(self.skip, str) or self.skip not in ("all", "one"):
             problems.append(f"Fp16(skip=...) must be 'all' or 'one'; found {shown(self.skip)}.")
         scale = self.scale
-        if not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0 or math.frexp(scale)[0] != 0.5:
+        if (
+            not isinstance(scale, int | float)
+            or isinstance(scale, bool)
+            or not math.isfinite(scale)
+            or scale <= 0
+            or math.frexp(scale)[0] != 0.5
+        ):
             problems.append(
                 f"Fp16(scale=...) must be a power of two, so that no bit is lost; found {shown(self.scale)}."
             )
@@ -74,8 +80,10 @@ class Precision:
     """
 
     def __init__(self, chosen: Any, parameters: Iterable[Tensor]) -> None:
-        self.scaling = Fp16() if chosen == "fp16" else chosen if isinstance(chosen, Fp16) else None
-        if self.scaling is None and chosen not in (None, "bf16"):
+        self.scaling = (
+            Fp16() if isinstance(chosen, str) and chosen == "fp16" else chosen if isinstance(chosen, Fp16) else None
+        )
+        if self.scaling is None and chosen is not None and not (isinstance(chosen, str) and chosen == "bf16"):
             raise PrecisionError(f"precision must be None, 'bf16', 'fp16' or cograd.Fp16(...); found {shown(chosen)}.")
         self.name = repr(self.scaling) if self.scaling else chosen or ""
         self._dtype = torch.float16 if self.scaling else torch.bfloat16 if chosen else None

@@ -6,14 +6,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cograd.errors import CogradError, RouteError, report, unknown
+from cograd.errors import CogradError, RouteError, nearest, report, shown, unknown
 
 Trains = Mapping[str, str | Iterable[str]]
 
 
 def names_in(value: Any) -> tuple[str, ...] | None:
     """One name or several as a tuple without repeats; None for anything else."""
-    names = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    try:
+        names = (value,) if isinstance(value, str) else tuple(value)
+    except TypeError:  # it cannot be iterated, or says only when it is tried, as a tensor without dimensions does
+        names = (value,)
     return tuple(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else None
 
 
@@ -25,12 +28,14 @@ def model_names(value: str | Iterable[str], where: str, known: Collection[str]) 
     """
     names = names_in(value)
     if names is None:
-        raise RouteError(f"{where} must be a name, or several; found {value!r}. {unknown('models', value, known)}")
+        raise RouteError(f"{where} must be a name, or several; found {shown(value)}. {unknown('models', value, known)}")
     if not names:
         raise RouteError(f"{where} is empty: name at least one model. {unknown('models', '', known)}")
     for name in names:
         if name not in known:
-            raise RouteError(f"{where} names model {name!r}, which does not exist. {unknown('models', name, known)}")
+            raise RouteError(
+                f"{where} names model {shown(name)}, which does not exist. {unknown('models', name, known)}"
+            )
     return names
 
 
@@ -44,16 +49,29 @@ def parse_trains(trains: Trains | None, models: Collection[str]) -> dict[str, tu
         RouteError: lists every entry that names an unknown model.
     """
     if not isinstance(trains, Mapping | None):
-        raise RouteError(f'trains maps losses to models, as in {{"disc": "disc"}}; found {type(trains).__name__}.')
+        raise RouteError(f'trains maps losses to models, as in {{"disc": "disc"}}; found {shown(trains)}.')
+    if turned := _turned_round(trains or {}, models):
+        raise RouteError(
+            f"trains maps losses to models, but {turned[0]!r} is a model and {turned[1]!r} is none. If that is a loss, "
+            f"turn it round: {{{turned[1]!r}: {turned[0]!r}}}. {unknown('models', turned[1], models)}"
+        )
     routes, problems = {}, []
     for loss, value in (trains or {}).items():
         try:
-            routes[loss] = model_names(value, f"trains[{loss!r}]", models)
+            routes[loss] = model_names(value, f"trains[{shown(loss)}]", models)
         except RouteError as error:
             problems.append(str(error))
     if problems:
         raise RouteError(report(problems))
     return routes
+
+
+def _turned_round(trains: Trains, models: Collection[str]) -> tuple[str, str] | None:
+    """A key that is a model and what it names, if all keys are models and nothing that they name is like one."""
+    named = [name for value in trains.values() for name in names_in(value) or ()]
+    if not named or not all(loss in models for loss in trains):
+        return None
+    return None if any(name in models or nearest(name, models) for name in named) else (next(iter(trains)), named[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +94,9 @@ def check_mentions(mentions: Iterable[Mention], returned: Collection[str]) -> No
     missing = list(dict.fromkeys(mention for mention in mentions if mention.loss not in returned))
     if missing:
         problems = [
-            f"{mention.where} names loss {mention.loss!r}, which the losses function did not return. "
-            f"{unknown('losses', mention.loss, returned)} If {mention.loss!r} is only sometimes there, return it as "
-            "None when it is not."
+            f"{mention.where} names loss {shown(mention.loss)}, which the losses function did not return. "
+            f"{unknown('losses', mention.loss, returned)} If {shown(mention.loss)} is only sometimes there, return it "
+            "as None when it is not."
             for mention in missing
         ]
         raise missing[0].error(report(problems))

@@ -30,12 +30,20 @@ class EachEpoch:
         scheduler: a scheduler, or a function from the optimizer to one.
         metric: the name of the number that it looks at, for ``ReduceLROnPlateau``.
 
+    Raises:
+        OptimizerError: ``metric`` is no name.
+
     >>> from functools import partial
     >>> plateau = EachEpoch(partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=3), metric="val/digit")
     """
 
     scheduler: Any
     metric: str | None = None
+
+    def __post_init__(self) -> None:
+        metric: Any = self.metric
+        if not isinstance(metric, str | None) or metric == "":
+            raise OptimizerError(f"EachEpoch(metric=...) must be the name of a number, or None; found {shown(metric)}.")
 
 
 Schedulers = Scheduler | EachEpoch | Mapping[str, Scheduler | EachEpoch]
@@ -117,7 +125,7 @@ def build_schedules(schedulers: Any, optimizers: Mapping[str, Optimizer]) -> dic
         named = optimizers_named(name, optimizers)
         chosen |= {each: entry for each in named if each == name or each not in entries}
         if not named and name != REST:
-            problems.append(f"schedulers[{name!r}] names no optimizer. {unknown('optimizers', name, optimizers)}")
+            problems.append(f"schedulers[{shown(name)}] names no optimizer. {unknown('optimizers', name, optimizers)}")
     before = {name: [dict(group) for group in optimizer.param_groups] for name, optimizer in optimizers.items()}
     for name, entry in chosen.items():
         each = entry if isinstance(entry, EachEpoch) else None
@@ -155,7 +163,7 @@ def _made(entry: Any, optimizer: Optimizer, where: str) -> Any:
             ) from error
     if not all(hasattr(made, part) for part in ("step", "state_dict", "load_state_dict", "optimizer")):
         raise _Problem(
-            f"{where} is a scheduler or a function from the optimizer to one, as in partial(CosineAnnealingLR, "
+            f"{where} must be a scheduler or a function from the optimizer to one, as in partial(CosineAnnealingLR, "
             f"T_max=1000); found {shown(made)}."
         )
     if made.optimizer is not optimizer:
@@ -184,9 +192,9 @@ def _check(made: Any, each_epoch: bool, metric: str | None, what: str) -> None:
         or any(isinstance(part, ReduceLROnPlateau) for part in getattr(made, "__dict__", {}).values())
     )
     if needs and metric is None:
-        raise _Problem(f'{what} looks at a number: cograd.EachEpoch(..., metric="val/loss").')
+        raise _Problem(f'{what} looks at a number. Name it: cograd.EachEpoch(..., metric="val/loss").')
     if metric is not None and number is None:
-        raise _Problem(f"{what} looks at no number: leave out the metric.")
+        raise _Problem(f"{what} looks at no number. Leave out the metric.")
 
 
 def _method(scheduler: Any, each_epoch: bool) -> Callable[..., Any]:
@@ -208,6 +216,10 @@ def look_up(schedules: Mapping[str, Schedule], metrics: Mapping[str, float] | No
     Raises:
         OptimizerError: there is no such number.
     """
+    if not isinstance(metrics, Mapping | None):
+        raise OptimizerError(
+            f'end_epoch(metrics) must map names to numbers, as in {{"val/digit": 0.3}}; found {shown(metrics)}.'
+        )
     found = {}
     for name, schedule in schedules.items():
         if schedule.metric is not None:
@@ -216,8 +228,17 @@ def look_up(schedules: Mapping[str, Schedule], metrics: Mapping[str, float] | No
                     f"The scheduler of optimizer {name!r} looks at {schedule.metric!r}, which end_epoch() was not "
                     f"given. {unknown('metrics', schedule.metric, metrics or ())}"
                 )
-            found[name] = float(metrics[schedule.metric])
+            found[name] = _number(schedule.metric, metrics[schedule.metric])
     return found
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError(value)
+        return float(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise OptimizerError(f"metrics[{name!r}] of end_epoch() must be a number; found {shown(value)}.") from error
 
 
 def check_states(mine: Mapping[str, Schedule], saved: Mapping[str, Any]) -> Collection[str]:

@@ -21,7 +21,7 @@ from cograd._precision import Precision
 from cograd._schedules import Schedule, check_states
 from cograd._trailing import Follower
 from cograd._update import Update
-from cograd.errors import ModelError, StateError, nearest, quoted, report
+from cograd.errors import ModelError, StateError, nearest, quoted, report, shown
 
 FORMAT = 4
 _MOST = 12  # lines of a message
@@ -201,11 +201,12 @@ def _by_parameter(model: nn.Module, saved: Mapping[str, Tensor]) -> dict[Tensor,
 
 
 def _check_parts(mine: Mapping[str, Any], state: Any) -> None:
-    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+    version = state.get("format") if isinstance(state, Mapping) else None
+    if not isinstance(version, int) or version != FORMAT:
+        found = f"a {type(state).__name__} of format {shown(version)}" if isinstance(state, Mapping) else shown(state)
         raise StateError(
             f"A Joint loads what Joint.state_dict() returned, of format {FORMAT}, and nothing was loaded; found "
-            f"{found!r}. Pass that, or take the version of cograd that made it."
+            f"{found}. Pass that, or take the version of cograd that made it."
         )
     if missing := mine.keys() - state.keys():
         raise StateError(

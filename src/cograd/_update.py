@@ -35,6 +35,7 @@ from cograd._random import RandomState, random_state, replayed, rewind
 from cograd._report import Report, weighted
 from cograd._representation import Representation
 from cograd._weights import Weight, Weights
+from cograd._whereabouts import tell
 from cograd.errors import (
     CogradError,
     LossError,
@@ -164,6 +165,9 @@ class Update:
         except (LossError, UnreachedError) as error:
             if error.losses:
                 self._locate(error, batch, step, rng)
+            raise
+        except Exception as error:
+            tell(error, f"the phase '{self.phase}'", self.setup.losses, batch)
             raise
 
     def _locate(self, error: LossError | UnreachedError, batch: Any, step: int, rng: RandomState) -> None:

@@ -82,7 +82,7 @@ class Weights:
 
     def mentions(self) -> list[Mention]:
         """The losses that are named here."""
-        found = [Mention(name, f"weights[{name!r}]", WeightingError) for name in self._own]
+        found = [Mention(name, f"weights[{shown(name)}]", WeightingError) for name in self._own]
         if self.balance is not None:
             rule = self.balance.rule
             found += [Mention(name, type(rule).__name__, WeightingError) for name in rule.mentions]
@@ -136,11 +136,11 @@ def stateful(rule: Any, refresh: int = 1) -> Stateful:
 def _problems(own: Mapping[str, Any]) -> Iterator[str]:
     for name, factor in own.items():
         if callable(factor) and not isinstance(factor, Tensor | Weighting | type):
-            if problem := misfit(f"weights[{name!r}]", factor, "step"):
+            if problem := misfit(f"weights[{shown(name)}]", factor, "step"):
                 yield problem
         elif not isinstance(factor, int | float) or not math.isfinite(factor):
             yield (
-                f"weights[{name!r}] must be a finite number, or a function of the step that gives one; found "
+                f"weights[{shown(name)}] must be a finite number, or a function of the step that gives one; found "
                 f"{shown(factor)}.{place(factor)}"
             )
 

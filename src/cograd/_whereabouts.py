@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from cograd.errors import CogradError
@@ -67,6 +68,8 @@ def described(batch: Any, depth: int = 0) -> str:
     """
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, np.ndarray):
+        return f"{batch.dtype} array {list(batch.shape)}"
     if batch is None or isinstance(batch, bool | int | float):
         return repr(batch)
     if isinstance(batch, Mapping):

@@ -333,7 +333,7 @@ def test_pictures():
 
 
 def test_the_door_refuses():
-    with pytest.raises(ModelError, match="name its models"):
+    with pytest.raises(ModelError, match="with the models that it is given"):
         cograd.explain(two, X)
     with pytest.raises(ModelError, match="leave out models="):
         cograd.explain(Joint(models=networks(), losses=two, optimizers=SGD), X, models=networks())

@@ -136,7 +136,7 @@ def test_a_number_by_its_other_name():
         (EachEpoch(partial(Timm, t_in_epochs=False)), r"a Timm, counts updates .*leave out cograd.EachEpoch"),
         (
             partial(WarmUp, after=ReduceLROnPlateau),
-            r'a WarmUp, looks at a number: cograd.EachEpoch\(..., metric="val/l',
+            r'a WarmUp, looks at a number. Name it: cograd.EachEpoch\(..., metric="val/l',
         ),
         (
             ByLoss,

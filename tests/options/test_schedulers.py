@@ -196,7 +196,7 @@ def test_a_scheduler_that_exists():
         ({"c": HALVE}, "schedulers\\['c'\\] names no optimizer. Known optimizers: 'a', 'b'"),
         ({"a": 3}, "a scheduler or a function from the optimizer to one.*found 3"),
         ({"a": lambda o: None}, "found None"),
-        ({"a": ReduceLROnPlateau}, "looks at a number: cograd.EachEpoch"),
+        ({"a": ReduceLROnPlateau}, "looks at a number. Name it: cograd.EachEpoch"),
         ({"a": EachEpoch(ReduceLROnPlateau)}, "looks at a number"),
         ({"a": EachEpoch(HALVE, metric="val/fit")}, "looks at no number"),
         ({"a": StepLR(SGD([torch.zeros(1, requires_grad=True)], lr=1.0), 1)}, "schedules another optimizer"),

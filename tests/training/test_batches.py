@@ -516,7 +516,7 @@ def test_fewer_batches_than_were_given_is_an_error():
     [
         (lambda: None, "no state of a loader, or a damaged one: found NoneType"),
         (lambda: middle([1, 2, 3]) | {"start": None}, "lacks the start of its epoch, so it is damaged"),
-        (lambda: {"epoch": 1}, "it lacks 'kind', 'index'"),
+        (lambda: {"epoch": 1}, "it has 'epoch', and lacks 'kind', 'index'"),
         (
             lambda: middle(iter([1, 2, 3])),
             "loader is a loader without .*; the state is of an iterator.*Resume with the same",

@@ -372,7 +372,7 @@ class Odd:
         (np.zeros(2), "state['joint']['phases'][0] (numpy.ndarray)"),
         (Pair(1, 2), "state['joint']['phases'][0] (test_checkpoints.Pair)"),
         ({"f": nn.ReLU()}, "state['joint']['phases'][0]['f'] (torch.nn.modules.activation.ReLU)"),
-        ({Odd: 1}, "the key <class 'test_checkpoints.Odd'> of state['joint']['phases'][0] (builtins.type)"),
+        ({Odd: 1}, "the key the class Odd of state['joint']['phases'][0] (builtins.type)"),
         (torch.Generator(), "state['joint']['phases'][0] (torch._C.Generator)"),
         (frozenset(), "state['joint']['phases'][0] (builtins.frozenset)"),
     ],

@@ -82,7 +82,7 @@ def test_a_compiled_model_has_the_names_of_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (torch.zeros(1), r"export takes an nn.Module, such as joint.models.gen; found Tensor\."),
+        (torch.zeros(1), r"export takes an nn.Module, such as joint.models.gen; found a float32 tensor of shape"),
         (nn.LazyLinear(2), "'weight', 'bias' of LazyLinear is none"),
         (Extra(1, 1), "'_extra_state' of Extra is none"),
         (nn.Linear(1, 1, device="meta"), "'weight', 'bias' of Linear is none"),

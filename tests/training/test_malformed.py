@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import cograd
+from cograd._whereabouts import described
 from cograd.errors import BatchError, CogradError, TrainingError
-from cograd.training._blame import described
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 

@@ -183,11 +183,15 @@ def test_everything_is_put_back_after_an_error(picture, same):
     ("make_it", "error", "says"),
     [
         (lambda: parse_validate(iter([1])), LoaderError, "read only once"),
-        (lambda: parse_validate(3), LoaderError, "a function .* a loader, or cograd.Validation.*found int 3"),
+        (lambda: parse_validate(3), LoaderError, "a function .* a loader, or cograd.Validation.*found 3"),
         (lambda: parse_validate([]), LoaderError, "validate is empty"),
         (lambda: parse_validate({"a": 1}), LoaderError, "validate is a dict"),
         (lambda: cograd.Validation([1], predict=3, metrics={}), TrainingError, "predict must be a function.*found 3"),
-        (lambda: cograd.Validation([1], metrics={"a": 3}), TrainingError, r"metrics\['a'\] = int lacks 'update'"),
+        (
+            lambda: cograd.Validation([1], metrics={"a": 3}),
+            TrainingError,
+            r"metrics\['a'\] must be an object with update, compute and reset; found 3",
+        ),
         (lambda: cograd.Validation([1], metrics=[3]), TrainingError, "metrics maps names to metrics"),
         (lambda: cograd.Validation([1], predict=print), TrainingError, "predict and metrics need each other"),
         (lambda: cograd.Validation([1], losses=False), TrainingError, "leaves nothing to validate"),

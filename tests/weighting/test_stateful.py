@@ -72,7 +72,7 @@ def test_loading_does_not_alias():
 def test_the_state_of_another_rule_is_refused():
     balance = Stateful(RunningMean())
     before = copy.deepcopy(balance.state_dict())
-    with pytest.raises(StateError, match="The weighting is RunningMean; the state is of FirstValue"):
+    with pytest.raises(StateError, match="The weighting is RunningMean; the state is of 'FirstValue'"):
         balance.load_state_dict(Stateful(FirstValue()).state_dict())
     assert balance.state_dict() == before
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from cograd._models import Models, check_models, trainable
 from cograd._phase import left_for
 from cograd._routes import Mention, Trains, check_mentions, check_metrics, parse_trains
 from cograd._update import Update
-from cograd.errors import CogradError, LossError, RouteError
+from cograd._whereabouts import tell
+from cograd.errors import CogradError, LossError, RouteError, shown
 from cograd.explanation._assemble import Seen, assembled
 from cograd.explanation._explanation import Part
 from cograd.explanation._measure import gradients
@@ -33,10 +35,10 @@ def of_function(losses: Any, batch: Any, models: Mapping[str, nn.Module], trains
         raise LossError(problem)
     routes = parse_trains(trains, models.keys())
     own = {name: ps for name, model in models.items() if (ps := trainable(model))}
-    with untouched(models.values()):
+    with _telling(losses, batch), untouched(models.values()):
         with following() as tape:
             returned = check_mapping(losses(Models(dict(models)), batch))
-            mentions = [Mention(name, f"trains[{name!r}]", RouteError) for name in routes]
+            mentions = [Mention(name, f"trains[{shown(name)}]", RouteError) for name in routes]
             check_mentions(mentions, returned)
             check_metrics(mentions, [name for name, value in returned.items() if isinstance(value, Metric)])
             values = {name: evaluate(name, loss) for name, loss in returned.items()}
@@ -47,9 +49,19 @@ def of_function(losses: Any, batch: Any, models: Mapping[str, nn.Module], trains
     return [assembled(Seen(title, own, frozen, rows, *_followed(tape, present, own), routes))]
 
 
+@contextmanager
+def _telling(losses: Any, batch: Any) -> Iterator[None]:
+    """An error inside says where in the losses it was raised, and on what batch."""
+    try:
+        yield
+    except Exception as error:
+        tell(error, "explain()", losses, batch)
+        raise
+
+
 def of_joint(joint: Joint, batch: Any) -> list[Part]:
     """A part for each phase, in order, all with the parameters as they are now."""
-    with untouched(joint.models[name] for name in joint.models):
+    with _telling(joint, batch), untouched(joint.models[name] for name in joint.models):
         updates = joint.updates_now()
         batch = updates[0].setup.prepared(batch) if updates else batch
         return [_of_phase(joint, update, batch, f"phase {i}: {update.phase}") for i, update in enumerate(updates, 1)]

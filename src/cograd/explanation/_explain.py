@@ -9,7 +9,7 @@ from torch import nn
 
 from cograd._joint import Joint
 from cograd._routes import Trains
-from cograd.errors import ModelError
+from cograd.errors import ModelError, shown
 from cograd.explanation._explanation import Explanation
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def explain(
             raise ModelError("A joint has its models and routes: leave out models= and trains=.")
         return Explanation(tuple(of_joint(losses, batch)))
     if models is None:
-        raise ModelError("To explain a function, name its models: explain(losses, batch, models={...}).")
+        raise ModelError(
+            "explain takes a Joint, or a function with the models that it is given: explain(losses, batch, "
+            f"models={{...}}); found {shown(losses)} without models."
+        )
     return Explanation(tuple(of_function(losses, batch, models, trains)))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from cograd.errors import WeightingError
+from cograd.errors import WeightingError, shown
 from cograd.gramian._carry import stacked
 from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Engine, Measured
@@ -49,11 +49,12 @@ class At(Engine):
     def __post_init__(self) -> None:
         if isinstance(self.where, str):
             return
-        tensors = (self.where,) if isinstance(self.where, Tensor) else tuple(self.where)
+        where: Any = self.where
+        tensors = (where,) if isinstance(where, Tensor) else tuple(where) if isinstance(where, Iterable) else ()
         if not tensors or not all(isinstance(t, Tensor) and t.requires_grad for t in tensors):
             raise WeightingError(
                 "At takes the name of a model, or the representation itself: tensors with a graph; found "
-                f"{self.where!r}."
+                f"{shown(self.where)}."
             )
         object.__setattr__(self, "where", tensors)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from cograd.errors import LoaderError, StateError, TrainingError, quoted
+from cograd.errors import LoaderError, StateError, TrainingError, quoted, shown
 from cograd.training._generators import generators, restore, states
 from cograd.training._loader import check_loader, epoch_setters, kind, length, persistent
 from cograd.training._move import move
@@ -62,6 +62,8 @@ class Batches:
     def __init__(
         self, loader: Iterable[Any], device: torch.device | str | int | None = None, name: str = "loader"
     ) -> None:
+        if not isinstance(name, str) or not name:
+            raise TrainingError(f"Batches(name=...) must be text; found {shown(name)}.")
         self._loader, self._name = loader, name
         self._device = None if device is None else _usable(device)
         check_loader(loader, name)
@@ -144,20 +146,35 @@ class Batches:
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise what ``load_state_dict`` would raise."""
         if not isinstance(state, Mapping) or (missing := [key for key in _KEYS if key not in state]):
-            found = f"it lacks {quoted(missing)}" if isinstance(state, Mapping) else f"found {type(state).__name__}"
-            raise StateError(f"This is no state of a loader, or a damaged one: {found}. Nothing was loaded.")
+            found = (
+                f"it has {quoted(state)}, and lacks {quoted(missing)}"
+                if isinstance(state, Mapping)
+                else f"found {type(state).__name__}"
+            )
+            raise StateError(
+                f"This is no state of a loader, or a damaged one: {found}. Nothing was loaded. Resume from another "
+                "checkpoint."
+            )
+        if odd := [key for key in ("epoch", "index") if not isinstance(state[key], int)]:
+            raise StateError(
+                f"This state of a loader is damaged: {odd[0]!r} must be a whole number; found {shown(state[odd[0]])}. "
+                "Nothing was loaded. Resume from another checkpoint."
+            )
         if state["index"] and not state["start"]:
             raise StateError(
-                "This state of a loader lacks the start of its epoch, so it is damaged. Nothing was loaded."
+                "This state of a loader lacks the start of its epoch, so it is damaged. Nothing was loaded. Resume "
+                "from another checkpoint."
             )
         if state["kind"] != self._kind:
             raise StateError(
-                f"{self._name} is {_HOW[self._kind]}; the state is of {_HOW.get(state['kind'], repr(state['kind']))}. "
+                f"{self._name} is {_HOW[self._kind]}; the state is of {_kind(state['kind'])}. "
                 "Nothing was loaded. Resume with the same kind of loader, or start a new run."
             )
-        if state["generators"].keys() != self._owned.keys():
+        drawn = state["generators"]
+        if not isinstance(drawn, Mapping) or drawn.keys() != self._owned.keys():
+            has = quoted(drawn) if isinstance(drawn, Mapping) else shown(drawn)
             raise StateError(
-                f"{self._name} draws from {quoted(self._owned)}; the state has {quoted(state['generators'])}. Nothing "
+                f"{self._name} draws from {quoted(self._owned)}; the state has {has}. Nothing "
                 "was loaded. Resume with the same loader, its generators made before training, or start a new run."
             )
         if self._kind == "replay" and state["index"] and state["length"] != self._length:
@@ -227,8 +244,12 @@ def _usable(device: torch.device | str | int) -> torch.device:
         return torch.empty(0, device=device).device
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         raise TrainingError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Choose another, such as 'cpu'."
+            f"device={shown(device)} cannot be used here ({str(error).splitlines()[0]}). Choose another, such as 'cpu'."
         ) from error
+
+
+def _kind(saved: Any) -> str:
+    return _HOW[saved] if isinstance(saved, str) and saved in _HOW else shown(saved)
 
 
 def _counted(batches: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cograd.errors import CheckpointError, TrainingError, quoted, report, unknown
+from cograd.errors import CheckpointError, TrainingError, quoted, report, shown, unknown
 from cograd.training._checkpoint import FORMAT, NAME, CheckpointFile, UnusableError, intact, read, write
 from cograd.training._files import (
     publish,
@@ -60,10 +61,14 @@ class Checkpoints:
     def __init__(
         self, folder: str | Path, keep: int = 3, best: str | None = None, higher_is_better: bool = False
     ) -> None:
-        if not isinstance(keep, int) or keep < 1:
-            raise TrainingError(f"keep must be a whole number of checkpoints, at least 1; found {keep!r}.")
+        if not isinstance(folder, str | os.PathLike) or not str(folder):
+            raise TrainingError(f"folder must be a path; found {shown(folder)}.")
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+            raise TrainingError(f"keep must be a whole number of checkpoints, at least 1; found {shown(keep)}.")
         if best is not None and not isinstance(best, str):
-            raise TrainingError(f"best must be the name of a value, or None; found {best!r}.")
+            raise TrainingError(f"best must be the name of a value, or None; found {shown(best)}.")
+        if not isinstance(higher_is_better, bool):
+            raise TrainingError(f"higher_is_better must be True or False; found {shown(higher_is_better)}.")
         self.folder = Path(folder)
         self.keep = keep
         self.best = best
@@ -121,7 +126,11 @@ class Checkpoints:
                 as before; or there are checkpoints that this run does not continue.
             TrainingError: ``values`` is the first with anything in it, and lacks the value that decides.
         """
-        values = {name: float(value) for name, value in values.items()}
+        if not isinstance(state, Mapping):
+            raise TrainingError(f"state must be a mapping, such as a state_dict(); found {shown(state)}.")
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise TrainingError(f"step must be a whole number of at least 0; found {shown(step)}.")
+        values = _numbers(values)
         self._check(state, step, values)
         record = self._best_after(step, values)
         content = {
@@ -329,6 +338,20 @@ class Checkpoints:
                 "another run_dir to train anew."
             )
         return None
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise TrainingError(f"values must map names to numbers; found {shown(values)}.")
+    found = {}
+    for name, value in values.items():
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError(value)
+            found[name] = float(value)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(f"values[{name!r}] must be a number; found {shown(value)}.") from error
+    return found
 
 
 def _failed(message: str, error: OSError) -> CheckpointError:

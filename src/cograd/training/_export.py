@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cograd._schedule_free import evaluation_weights, switchable_of
-from cograd.errors import CheckpointError, ModelError, quoted
+from cograd.errors import CheckpointError, ModelError, quoted, shown
 from cograd.training._files import reason, write_atomically
 
 
@@ -42,7 +42,11 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     from safetensors.torch import save_model
 
     if not isinstance(model, nn.Module):
-        raise ModelError(f"export takes an nn.Module, such as joint.models.gen; found {type(model).__name__}.")
+        raise ModelError(f"export takes an nn.Module, such as joint.models.gen; found {shown(model)}.")
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise ModelError(
+            f"export takes the path of a file; found {shown(path)}. Choose one, such as 'gen.safetensors'."
+        )
     plain: Any = getattr(model, "_orig_mod", model)  # torch.compile puts that before every name
     if unfit := [key for key, value in plain.state_dict().items() if not _fits(value)]:
         raise ModelError(

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import torch
 
-from cograd.errors import UnknownValueError, unknown
+from cograd.errors import StateError, UnknownValueError, shown, unknown
 
 
 @final
@@ -83,8 +83,8 @@ class History(Mapping[str, Series]):
             series.values.append(value)
 
     def __getitem__(self, name: str) -> Series:
-        if name not in self._series:
-            raise UnknownValueError(f"There is no value {name!r}. {unknown('values', name, self._series)}")
+        if not isinstance(name, str) or name not in self._series:
+            raise UnknownValueError(f"This history has no value {shown(name)}. {unknown('values', name, self._series)}")
         return self._series[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -134,8 +134,28 @@ class History(Mapping[str, Series]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what ``state`` was taken of."""
-        self._series = {name: Series(s["steps"].tolist(), s["values"].tolist()) for name, s in state["series"].items()}
-        self.stopped_by = state["stopped_by"]
-        self.best = None if state["best"] is None else Best(*state["best"])
-        self.steps, self.epochs = state["steps"], state["epochs"]
+        """Become what ``state`` was taken of.
+
+        Raises:
+            StateError: it is no state of a history, or a damaged one. Nothing was loaded.
+        """
+        try:
+            series = {name: _series(saved) for name, saved in state["series"].items()}
+            if not all(isinstance(name, str) for name in series):
+                raise TypeError("the name of a value is a string")
+            best = None if state["best"] is None else Best(*state["best"])
+            stopped_by, steps, epochs = state["stopped_by"], int(state["steps"]), int(state["epochs"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(
+                f"This is no state of a History, or a damaged one (found a {type(state).__name__}; "
+                f"{type(error).__name__}: {str(error)[:80]}). Nothing was loaded. Resume from another checkpoint."
+            ) from error
+        self._series, self.best = series, best
+        self.stopped_by, self.steps, self.epochs = stopped_by, steps, epochs
+
+
+def _series(saved: Mapping[str, Any]) -> Series:
+    steps, values = saved["steps"].tolist(), saved["values"].tolist()
+    if len(steps) != len(values):
+        raise ValueError(f"{len(steps)} steps and {len(values)} values")
+    return Series(steps, values)

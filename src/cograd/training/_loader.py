@@ -7,6 +7,7 @@ from inspect import isgeneratorfunction
 from types import FunctionType
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cograd.errors import LoaderError
@@ -29,7 +30,8 @@ def check_loader(loader: Any, name: str) -> None:
             "torch.utils.data.DataLoader(dataset, batch_size=...)."
         )
     iterable = hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__")
-    if not iterable or isinstance(loader, (str, bytes, type)):
+    pointless = isinstance(loader, Tensor) and not loader.dim()
+    if not iterable or pointless or isinstance(loader, (str, bytes, type)):
         call = " Call it, and give what it returns." if callable(loader) else ""
         raise LoaderError(
             f"{name} must give batches when iterated, as a DataLoader, a list or a generator does; found "

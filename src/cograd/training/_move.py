@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cograd.errors import TrainingError, shown
+
 
 def move(batch: Any, device: torch.device | str | int, non_blocking: bool = True) -> Any:
     """The batch with its tensors on ``device``, in containers of the same types.
@@ -26,14 +28,26 @@ def move(batch: Any, device: torch.device | str | int, non_blocking: bool = True
         non_blocking: copy from pinned memory while the program goes on. Never done on the way to
             the CPU, where a tensor could be read before it has arrived.
 
+    Raises:
+        TrainingError: there is no such device.
+
     >>> batch = {"x": torch.zeros(2), "names": ["a", "b"]}
     >>> move(batch, "cpu") is batch
     True
     >>> move(batch, "meta")
     {'x': tensor(..., device='meta', size=(2,)), 'names': ['a', 'b']}
     """
-    device = torch.device(device)
+    if not isinstance(non_blocking, bool):
+        raise TrainingError(f"non_blocking must be True or False; found {shown(non_blocking)}.")
+    device = _device(device)
     return _moved(batch, device, non_blocking and device.type != "cpu")
+
+
+def _device(device: torch.device | str | int) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(f"device must be a device of torch, such as 'cuda:0'; found {shown(device)}.") from error
 
 
 def _moved(batch: Any, device: torch.device, non_blocking: bool) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from cograd._arity import misfit
 from cograd._joint import Joint
-from cograd.errors import LoaderError, TrainingError, report, unknown
+from cograd.errors import LoaderError, TrainingError, report, shown, unknown
 from cograd.training._batches import Batches
 from cograd.training._run import EVENTS, Callback
 from cograd.training._stopping import Criterion
@@ -55,7 +55,7 @@ class Options:
         if self.stop is not None:
             yield from (("stop", name) for name in self.stop.metrics)
         for model, criterion in self.freeze.items():
-            yield from ((f"freeze[{model!r}]", name) for name in criterion.metrics)
+            yield from ((f"freeze[{shown(model)}]", name) for name in criterion.metrics)
         if self.best is not None:
             yield "best", self.best
 
@@ -139,7 +139,7 @@ def _contradictions(joint: Joint, options: Options, loader: Any) -> Iterator[str
                 f"'weight/', 'lr/' or 'grad_norm/': did you mean 'val/{name}'?"
             )
     if options.best is not None and not options.best.startswith("val/"):
-        yield f"best must be a value of the validation, 'val/<name>'; found {options.best!r}."
+        yield f"best must be a value of the validation, 'val/<name>'; found {shown(options.best)}."
     if isinstance(loader, Iterator) and (options.epochs or 1) > 1:
         yield (
             f"loader is a {type(loader).__name__}, which can be read once, and epochs={options.epochs}. Give the "
@@ -155,7 +155,7 @@ def _count(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TrainingError(f"{name} must be a whole number of at least 1; found {value!r}.")
+        raise TrainingError(f"{name} must be a whole number of at least 1; found {shown(value)}.")
     return value
 
 
@@ -165,19 +165,19 @@ def _every(name: str, value: Any) -> Every:
     if isinstance(value, str) and value == "epoch":
         return "epoch"
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TrainingError(f"{name} must be 'epoch' or a whole number of steps; found {value!r}.")
+        raise TrainingError(f"{name} must be 'epoch' or a whole number of steps; found {shown(value)}.")
     return value
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TrainingError(f"{name} must be True or False; found {value!r}.")
+        raise TrainingError(f"{name} must be True or False; found {shown(value)}.")
     return value
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known:
-        raise TrainingError(f"{name} must be {' or '.join(map(repr, known))}; found {value!r}.")
+        raise TrainingError(f"{name} must be {' or '.join(map(repr, known))}; found {shown(value)}.")
     return value
 
 
@@ -185,7 +185,7 @@ def _criterion(name: str, value: Any) -> Criterion | None:
     if value is not None and not isinstance(value, Criterion):
         raise TrainingError(
             f"{name} must be a criterion, such as cograd.Plateau('val/digit') or cograd.MaxSteps(1000), or several "
-            f"combined with |; found {value!r}."
+            f"combined with |; found {shown(value)}."
         )
     return value
 
@@ -194,14 +194,16 @@ def _freeze(joint: Joint, value: Any) -> dict[str, Criterion]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TrainingError(f'freeze maps models to criteria, as in {{"disc": Plateau("val/disc")}}; found {value!r}.')
+        raise TrainingError(
+            f'freeze maps models to criteria, as in {{"disc": Plateau("val/disc")}}; found {shown(value)}.'
+        )
     problems = []
     for model, criterion in value.items():
         if model not in joint.updates:
-            problems.append(f"freeze[{model!r}] names no model. {unknown('models', model, joint.models)}")
+            problems.append(f"freeze[{shown(model)}] names no model. {unknown('models', model, joint.models)}")
         elif criterion is None or not isinstance(criterion, Criterion):
             problems.append(
-                f"freeze[{model!r}] must be a criterion, such as cograd.Plateau('val/x'); found {criterion!r}."
+                f"freeze[{model!r}] must be a criterion, such as cograd.Plateau('val/x'); found {shown(criterion)}."
             )
     if problems:
         raise TrainingError(report(problems))
@@ -240,7 +242,7 @@ def _exists(name: str, path: Path) -> bool:
 
 def _path(name: str, value: Any, needed: str = "a path") -> Path:
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
-        raise TrainingError(f"{name} must be {needed}; found {value!r}.")
+        raise TrainingError(f"{name} must be {needed}; found {shown(value)}.")
     return Path(value)
 
 
@@ -251,18 +253,22 @@ def _best(value: Any) -> tuple[str, bool] | None:
     if not isinstance(name, str) or not name or not isinstance(mode, str) or mode not in ("min", "max"):
         raise TrainingError(
             "best must be the name of a value that should be low, such as 'val/digit', or a pair such as "
-            f"('val/accuracy', 'max'); found {value!r}."
+            f"('val/accuracy', 'max'); found {shown(value)}."
         )
     return name, mode == "max"
 
 
 def _loggers(value: Any, run_dir: Any) -> tuple[Logger, ...]:
-    if isinstance(value, Logger) or not isinstance(value, Iterable) or isinstance(value, str | Mapping):
-        raise TrainingError(f"loggers must be a list, such as [cograd.training.loggers.CSV()]; found {value!r}.")
+    if (
+        isinstance(value, Logger)
+        or not isinstance(value, Iterable)
+        or isinstance(value, str | Mapping | Iterator | torch.Tensor)
+    ):
+        raise TrainingError(f"loggers must be a list, such as [cograd.training.loggers.CSV()]; found {shown(value)}.")
     found = tuple(value)
     for i, logger in enumerate(found):
         if isinstance(logger, type) or not isinstance(logger, Logger):
-            raise TrainingError(f"loggers[{i}] must have the methods start, log and finish; found {logger!r}.")
+            raise TrainingError(f"loggers[{i}] must have the methods start, log and finish; found {shown(logger)}.")
     return found
 
 
@@ -270,11 +276,11 @@ def _callbacks(value: Any) -> dict[str, tuple[Callback, ...]]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TrainingError(f'on maps events to functions, as in {{"epoch": f}}; found {value!r}.')
+        raise TrainingError(f'on maps events to functions, as in {{"epoch": f}}; found {shown(value)}.')
     problems, found = [], {}
     for event, functions in value.items():
         if event not in EVENTS:
-            problems.append(f"on[{event!r}] is no event. {unknown('events', event, EVENTS)}")
+            problems.append(f"on[{shown(event)}] is no event. {unknown('events', event, EVENTS)}")
             continue
         found[event] = tuple(functions) if isinstance(functions, list | tuple) else (functions,)
         misfits = [misfit(f"on[{event!r}]", function, "run") for function in found[event]]
@@ -293,7 +299,7 @@ def _device(joint: Joint, value: Any) -> torch.device | None:
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise TrainingError(f"device must be a device of torch, such as 'cuda:0'; found {value!r}.") from error
+        raise TrainingError(f"device must be a device of torch, such as 'cuda:0'; found {shown(value)}.") from error
     if device.type not in {d.type for d in devices}:
         there = ", ".join(sorted(map(str, devices)))
         raise TrainingError(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cograd.errors import shown
+
 _LEAVES = {NoneType, bool, int, float, complex, str, bytes, bytearray}
 _LEAVES |= {torch.Size, torch.device, torch.dtype, torch.layout}
 _MAPPINGS = {dict, OrderedDict, Counter}
@@ -38,8 +40,8 @@ def _strangers(value: Any, where: str, seen: set[int]) -> Iterator[str]:
     seen.add(id(value))
     if kind in _MAPPINGS:
         for key, item in value.items():
-            yield from _strangers(key, f"the key {key!r} of {where}", seen)
-            yield from _strangers(item, f"{where}[{key!r}]", seen)
+            yield from _strangers(key, f"the key {shown(key)} of {where}", seen)
+            yield from _strangers(item, f"{where}[{shown(key)}]", seen)
     elif kind in _SEQUENCES:
         for i, item in enumerate(value):
             yield from _strangers(item, f"{where}[{i}]", seen)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, final
 
-from cograd.errors import StateError, TrainingError, shown
+from cograd.errors import StateError, TrainingError, quoted, shown
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
@@ -49,9 +49,9 @@ class Criterion(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken."""
-        if state:
+        if not isinstance(state, Mapping) or state:
             raise StateError(
-                f"{self!r} remembers nothing; found a state with {sorted(state)}. Use that of this criterion."
+                f"{self!r} has nothing to remember; found {shown(state)}. Use the state of this criterion."
             )
 
     def __repr__(self) -> str:
@@ -135,6 +135,9 @@ class Plateau(Criterion):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken."""
         _need_keys(self, self.state_dict(), state)
+        best = state["best"]
+        if not (best is None or _is_number(best)) or not all(isinstance(state[key], int) for key in ("step", "worse")):
+            raise StateError(f"The state of {self!r} must hold numbers; found {shown(state)}. Use another checkpoint.")
         self._best, self._step, self._worse = state["best"], state["step"], state["worse"]
 
 
@@ -263,8 +266,11 @@ class AnyOf(Criterion):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken."""
         _need_keys(self, self.state_dict(), state)
-        if len(state["parts"]) != len(self.parts):
-            raise StateError(f"{self!r} has {len(self.parts)} parts; the state has {len(state['parts'])}.")
+        if not isinstance(state["parts"], Sequence) or len(state["parts"]) != len(self.parts):
+            raise StateError(
+                f"The state of {self!r} must have {len(self.parts)} parts; found {shown(state['parts'])}. Use that of "
+                "the same criteria."
+            )
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
 
@@ -305,7 +311,7 @@ def _need_count(what: str, value: object) -> None:
 
 def _need_keys(criterion: Criterion, mine: Mapping[str, Any], state: Any) -> None:
     if not isinstance(state, Mapping) or state.keys() != mine.keys():
-        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
         raise StateError(
-            f"The state of {criterion!r} has {sorted(mine)}; found {found}. Use that of the same criterion."
+            f"The state of {criterion!r} must have {quoted(mine)}; found {shown(state)}. Use that of the same "
+            "criterion."
         )

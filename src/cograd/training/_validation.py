@@ -17,7 +17,7 @@ from cograd._look import MODES
 from cograd._losses import Evaluation
 from cograd._models import Models
 from cograd._whereabouts import described
-from cograd.errors import LoaderError, LossError, TrainingError, quoted, unknown
+from cograd.errors import LoaderError, LossError, TrainingError, quoted, shown, unknown
 from cograd.training._batches import Batches
 from cograd.training._blame import blame
 from cograd.training._generators import generators, restore, states
@@ -101,25 +101,36 @@ class Validation:
         if predict is not None and (problem := misfit("predict", predict, "models", "batch")):
             raise TrainingError(problem)
         if metrics is not None and not isinstance(metrics, Mapping):
-            raise TrainingError(f'metrics maps names to metrics, as in {{"accuracy": metric}}; found {metrics!r}.')
+            raise TrainingError(f'metrics maps names to metrics, as in {{"accuracy": metric}}; found {shown(metrics)}.')
         for name, metric in (metrics or {}).items():
+            if not isinstance(name, str) or not name:
+                raise TrainingError(f"The name of a metric must be a non-empty string; found {shown(name)}.")
             lacks = [m for m in ("update", "compute", "reset") if not callable(getattr(metric, m, None))]
-            if not isinstance(name, str) or not name or lacks:
-                found = f"metrics[{name!r}] = {type(metric).__name__}"
+            if isinstance(metric, type) or lacks:
                 raise TrainingError(
-                    f"A metric has a name and update, compute and reset; {found} lacks {quoted(lacks)}."
+                    f"metrics[{name!r}] must be an object with update, compute and reset; found {shown(metric)}."
                 )
         if bool(metrics) != (predict is not None):
-            raise TrainingError("predict and metrics need each other: predict gives what the metrics are updated with.")
+            lacking = "metrics" if predict is not None else "predict"
+            raise TrainingError(
+                "predict and metrics need each other: predict gives what the metrics are updated with; found no "
+                f"{lacking}."
+            )
+        if not isinstance(losses, bool):
+            raise TrainingError(f"losses must be True or False; found {shown(losses)}.")
         if not losses and not metrics:
             raise TrainingError("losses=False without metrics leaves nothing to validate. Give predict and metrics.")
-        if mode not in MODES:
-            raise TrainingError(f"Validation(mode=...) is 'eval' or 'train'; found {mode!r}.")
+        if not isinstance(mode, str) or mode not in MODES:
+            raise TrainingError(f"Validation(mode=...) must be 'eval' or 'train'; found {shown(mode)}.")
         self.predict, self.metrics, self.losses, self.mode = predict, dict(metrics or {}), losses, mode
         self._warned = False
 
     def __call__(self, joint: Joint, device: torch.device | None) -> dict[str, Any]:
         """Name -> number, over one pass through the loader."""
+        if not isinstance(joint, Joint):
+            raise TrainingError(f"joint must be a cograd.Joint; found {shown(joint)}.")
+        if device is not None and not isinstance(device, torch.device):
+            raise TrainingError(f"device must be a torch.device, or None; found {shown(device)}.")
         for metric in self.metrics.values():
             metric.reset()
             if device is not None and callable(to := getattr(metric, "to", None)):
@@ -307,7 +318,7 @@ def _need_loader(loader: Any) -> Iterable[Any]:
     if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
         raise LoaderError(
             "validate must be a function f(joint) -> mapping of numbers, a loader, or cograd.Validation(loader, ...); "
-            f"found {type(loader).__name__} {loader!r}."
+            f"found {shown(loader)}."
         )
     Batches(loader, name="validate")  # refuses what gives no batches
     return cast("Iterable[Any]", loader)

@@ -48,8 +48,8 @@ def set_world_state(state: Mapping[str, Any]) -> None:
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _set(before)
         raise StateError(
-            f"This is no random state of a run, or a damaged one ({type(error).__name__}: {error}); nothing was "
-            "changed. Resume from another checkpoint."
+            f"This is no random state of a run, or a damaged one (found a {type(state).__name__}; "
+            f"{type(error).__name__}: {str(error)[:80]}); nothing was changed. Resume from another checkpoint."
         ) from error
 
 
@@ -64,6 +64,8 @@ def kept_world() -> Iterator[None]:
 
 
 def _set(state: Mapping[str, Any]) -> None:
+    if not isinstance(state["python"][2], float | None):  # which Python itself does not look at
+        raise TypeError("the third part of Python's state is a float or None")
     random.setstate(state["python"])
     np.random.set_state(numbers(state["numpy"]))
     torch.set_rng_state(state["torch"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
-from cograd.errors import LoaderError, StateError, TrainingError, quoted, unknown
+from cograd.errors import LoaderError, StateError, TrainingError, quoted, shown, unknown
 from cograd.training._batches import Batches
 
 Mode = Literal["cycle", "shortest", "longest"]
@@ -120,8 +120,8 @@ def zip_loaders(*, mode: Mode = "cycle", **loaders: Iterable[Any]) -> Zipped:
     >>> list(zip_loaders(photo=photos, sketch=sketches, mode="longest"))[-1]
     {'photo': 3, 'sketch': None}
     """
-    if mode not in get_args(Mode):
-        raise TrainingError(f"mode={mode!r} does not exist. {unknown('modes', mode, get_args(Mode))}")
+    if not isinstance(mode, str) or mode not in get_args(Mode):
+        raise TrainingError(f"mode={shown(mode)} does not exist. {unknown('modes', mode, get_args(Mode))}")
     if not loaders:
         raise TrainingError("zip_loaders needs loaders by name: zip_loaders(labelled=a, unlabelled=b).")
     parts = {name: Batches(loader, name=f"The loader {name!r}") for name, loader in loaders.items()}

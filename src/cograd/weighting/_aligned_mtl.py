@@ -43,7 +43,7 @@ class AlignedMTL(Weighting):
     needs: ClassVar[frozenset[str]] = frozenset({"gramian"})
 
     def __post_init__(self) -> None:
-        if self.scale_mode not in ("min", "median", "rmse"):
+        if not isinstance(self.scale_mode, str) or self.scale_mode not in ("min", "median", "rmse"):
             raise WeightingError(
                 f"AlignedMTL: scale_mode must be 'min', 'median' or 'rmse'; found {shown(self.scale_mode)}."
             )

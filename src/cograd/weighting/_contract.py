@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cograd.errors import WeightingError, quoted
+from cograd.errors import WeightingError, quoted, shown
 
 State = Mapping[str, Any]  # plain tensors, numbers and names, keyed by loss name where they belong to a loss
 
@@ -113,46 +113,69 @@ class Weighting(ABC):
         """
         given = {"losses": losses, "gramian": gramian, "abs": abs}
         if missing := [what for what, value in given.items() if what in self.needs and value is None]:
-            raise WeightingError(f"{type(self).__name__} needs {quoted(missing)}: pass {missing[0]}=...")
-        marks = None if present is None else tuple(map(bool, present))
-        size = next((len(value) for value in given.values() if value is not None), len(marks or ()))
-        if marks is not None and len(marks) != size:
-            raise WeightingError(f"present marks each of the {size} losses as there or not; found {len(marks)} marks.")
-        names = tuple(f"loss{k}" for k in range(size))
-        here = (True,) * size if marks is None else marks
+            raise WeightingError(f"{type(self).__name__} needs {quoted(missing)}. Pass {missing[0]}=...")
+        here = _checked(type(self).__name__, given, present)
+        names = tuple(f"loss{k}" for k in range(len(here)))
         seen = Seen(names, losses, here, gramian=gramian, abs=abs)
         return self.weigh(seen, self.init(names))[0]
+
+
+def _checked(rule: str, given: Mapping[str, Any], present: Any) -> tuple[bool, ...]:
+    """Which of the K losses there are, if everything that was given is of K losses."""
+    size = next((len(value) for value in given.values() if isinstance(value, Tensor) and value.dim()), None)
+    for what, value in given.items():
+        shape = {"losses": (size,), "gramian": (size, size), "abs": (size, 2)}[what]
+        if value is not None and (not isinstance(value, Tensor) or tuple(value.shape) != shape):
+            wanted = str(shape).replace("None", "K")
+            raise WeightingError(f"{rule}: {what} must be a tensor of shape {wanted}; found {shown(value)}.")
+    if present is None:
+        return (True,) * (size or 0)
+    flags = present.tolist() if hasattr(present, "tolist") else present
+    if not isinstance(flags, list | tuple) or not all(isinstance(flag, int) and flag in (0, 1) for flag in flags):
+        raise WeightingError(f"{rule}: present must be a list of bools, or a tensor of them; found {shown(present)}.")
+    if size not in (None, len(flags)):
+        raise WeightingError(
+            f"present must mark each of the {size} losses as there or not; found {len(flags)} marks. Give one for each."
+        )
+    return tuple(map(bool, flags))
+
+
+def is_number(value: object) -> bool:
+    """A bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_number(rule: Weighting, field: str, below: float = math.inf, positive: bool = False) -> None:
     """Raises WeightingError unless the ``field`` of ``rule`` is a number in [0, ``below``), or above 0."""
     value = getattr(rule, field)
-    if not isinstance(value, int | float) or not 0 <= value < below or (positive and value == 0):
+    if not is_number(value) or not 0 <= value < below or (positive and value == 0):
         interval = f"{'(' if positive else '['}0, {below:g})"
-        raise WeightingError(f"{type(rule).__name__}: {field} must be a number in {interval}; found {value!r}.")
+        raise WeightingError(f"{type(rule).__name__}: {field} must be a number in {interval}; found {shown(value)}.")
 
 
 def check_choice(rule: Weighting, field: str, choices: Sequence[str]) -> None:
     """Raises WeightingError unless the ``field`` of ``rule`` is one of ``choices``."""
     value = getattr(rule, field)
-    if value not in choices:
-        raise WeightingError(f"{type(rule).__name__}: {field} must be one of {quoted(choices)}; found {value!r}.")
+    if not isinstance(value, str) or value not in choices:
+        raise WeightingError(f"{type(rule).__name__}: {field} must be one of {quoted(choices)}; found {shown(value)}.")
 
 
 def check_seed(rule: Weighting, field: str = "seed") -> None:
     """Raises WeightingError unless the ``field`` of ``rule`` is a whole number or None."""
     value = getattr(rule, field)
-    if not isinstance(value, int | None):
-        raise WeightingError(f"{type(rule).__name__}: {field} must be a whole number or None; found {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | None):
+        raise WeightingError(f"{type(rule).__name__}: {field} must be a whole number or None; found {shown(value)}.")
 
 
 def check_factors(rule: Weighting, factors: Any, kind: str = "finite number", callables: bool = False) -> None:
     """Raises WeightingError unless ``factors`` maps names to numbers, or to functions if there may be."""
     if not isinstance(factors, Mapping):
-        raise WeightingError(f"{type(rule).__name__} takes loss -> {kind}; found {factors!r}.")
+        raise WeightingError(f"{type(rule).__name__} takes loss -> {kind}; found {shown(factors)}.")
     for name, w in factors.items():
-        if not (callables and callable(w)) and not (isinstance(w, int | float) and math.isfinite(w)):
-            raise WeightingError(f"{type(rule).__name__}: the weight of {name!r} must be a {kind}; found {w!r}.")
+        if not (callables and callable(w)) and not (is_number(w) and math.isfinite(w)):
+            raise WeightingError(
+                f"{type(rule).__name__}: the weight of {shown(name)} must be a {kind}; found {shown(w)}."
+            )
 
 
 def observed(seen: Seen) -> tuple[list[str], Tensor]:

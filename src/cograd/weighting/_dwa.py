@@ -63,7 +63,7 @@ class DWA(Weighting):
 
     def __post_init__(self) -> None:
         check_number(self, "temperature", positive=True)
-        if self.window is not None and not (isinstance(self.window, int) and self.window >= 1):
+        if self.window is not None and (type(self.window) is not int or self.window < 1):
             raise WeightingError(
                 f"DWA: window must be a whole number of at least 1, or None; found {shown(self.window)}."
             )

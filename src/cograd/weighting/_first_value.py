@@ -35,7 +35,7 @@ class FirstValue(Weighting):
     remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_number(self, "floor")
+        check_number(self, "floor", positive=True)
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from cograd._arity import misfit
 from cograd.errors import WeightingError, quoted, shown
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._jacobian import JacobianWeighting
@@ -35,18 +36,28 @@ class FromGramian(Weighting):
     function: Callable[[Tensor], Tensor]
     needs: ClassVar[frozenset[str]] = frozenset({"gramian"})
 
+    def __post_init__(self) -> None:
+        if problem := misfit("FromGramian(function)", self.function, "gramian"):
+            raise WeightingError(problem)
+
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         if seen.gramian is None:
             raise TypeError("this rule needs the Gramian")
         here = torch.tensor(seen.present)
         gramian = seen.gramian.double()[here][:, here]
-        found = self.function(gramian)
+        try:
+            found = self.function(gramian)
+        except Exception as error:
+            error.add_note(f"That is from {shown(self.function)}, called with a float64 Gramian {list(gramian.shape)}.")
+            raise
         if not isinstance(found, Tensor) or found.shape != gramian.shape[:1]:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise WeightingError(f"{self.function!r} must return one weight per loss, [{len(gramian)}]; found {shape}.")
+            raise WeightingError(
+                f"{shown(self.function)} must return one weight per loss, [{len(gramian)}]; found {shape}."
+            )
         if not found.isfinite().all():
-            raise WeightingError(f"{self.function!r} must return finite weights; found {found} for {gramian}.")
+            raise WeightingError(f"{shown(self.function)} must return finite weights; found {found} for {gramian}.")
         weights = gramian.new_zeros(len(here))
         weights[here] = found.detach().to(weights)
         return weights, state
@@ -69,6 +80,10 @@ class FromJacobian(JacobianWeighting):
     """
 
     aggregator: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if problem := misfit("FromJacobian(aggregator)", self.aggregator, "jacobian"):
+            raise WeightingError(problem)
 
     def direction(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`JacobianWeighting`."""
@@ -104,7 +119,7 @@ def _check_needs(rule: Weighting) -> None:
     name = type(rule).__name__
     if not isinstance(rule.needs, Set):
         raise WeightingError(
-            f"{name}: needs is a set of names, as in needs = frozenset({{'losses'}}); found {rule.needs!r}."
+            f"{name}: needs is a set of names, as in needs = frozenset({{'losses'}}); found {shown(rule.needs)}."
         )
     if strange := sorted(map(str, rule.needs - NEEDS)):
         raise WeightingError(f"{name} needs {quoted(strange)}; a rule can ask for {quoted(sorted(NEEDS))}.")

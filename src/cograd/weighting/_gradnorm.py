@@ -64,7 +64,7 @@ class GradNorm(Weighting):
         check_number(self, "alpha")
         check_number(self, "lr")
         check_scale(self, self.scale)
-        if not isinstance(self.every, int) or self.every < 1:
+        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
             raise WeightingError(f"GradNorm: every must be an integer >= 1; found {shown(self.every)}.")
 
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, check_number, seeded
+from cograd.weighting._contract import Seen, State, Weighting, check_number, check_seed, seeded
 from cograd.weighting._gramian import Array, Geometry, combined
 from cograd.weighting._pcgrad import orders
 
@@ -58,6 +58,7 @@ class GradVac(Weighting):
 
     def __post_init__(self) -> None:
         check_number(self, "beta", below=1)
+        check_seed(self)
 
     def init(self, names: Sequence[str]) -> State:
         """See :class:`Weighting`."""

@@ -99,7 +99,7 @@ def combined(rule: Weighting, seen: Seen, solve: Callable[[Geometry], Array]) ->
 
 def check_scale(rule: Weighting, scale: str) -> None:
     """Raises WeightingError unless ``scale`` is one of the two."""
-    if scale not in ("sum", "paper"):
+    if not isinstance(scale, str) or scale not in ("sum", "paper"):
         raise WeightingError(f"{type(rule).__name__}: scale must be 'sum' or 'paper'; found {shown(scale)}.")
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cograd.weighting._contract import Seen, State, Weighting, drawn, seeded
+from cograd.weighting._contract import Seen, State, Weighting, check_seed, drawn, seeded
 from cograd.weighting._gramian import Array, Geometry, combined
 
 
@@ -45,6 +45,9 @@ class PCGrad(Weighting):
 
     seed: int | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"gramian"})
+
+    def __post_init__(self) -> None:
+        check_seed(self)
 
     def init(self, names: Sequence[str]) -> State:
         """See :class:`Weighting`."""

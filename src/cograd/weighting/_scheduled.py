@@ -44,7 +44,7 @@ class Scheduled(Weighting):
     def __post_init__(self) -> None:
         check_factors(self, self.schedules, "finite number, or a function of the step", callables=True)
         for name, schedule in self.schedules.items():
-            if callable(schedule) and (problem := misfit(f"Scheduled: the weight of {name!r}", schedule, "step")):
+            if callable(schedule) and (problem := misfit(f"Scheduled: the weight of {shown(name)}", schedule, "step")):
                 raise WeightingError(problem)
 
     @property
@@ -55,7 +55,7 @@ class Scheduled(Weighting):
     def weigh(self, seen: Seen, state: State) -> tuple[Tensor, State]:
         """See :class:`Weighting`."""
         weights = [
-            factor_at(f"Scheduled: the weight of {name!r}", self.schedules.get(name, 1.0), seen.step)
+            factor_at(f"Scheduled: the weight of {shown(name)}", self.schedules.get(name, 1.0), seen.step)
             for name in seen.names
         ]
         return torch.tensor(weights, dtype=torch.float64), state

@@ -16,6 +16,7 @@ from cograd.weighting._contract import (
     Weighting,
     check_choice,
     constant,
+    is_number,
     observed,
     recalled,
     softmax,
@@ -67,7 +68,7 @@ class SoftAdapt(Weighting):
     remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.beta, int | float) or not math.isfinite(self.beta):
+        if not is_number(self.beta) or not math.isfinite(self.beta):
             raise WeightingError(f"SoftAdapt: beta must be a finite number; found {shown(self.beta)}.")
         check_choice(self, "slopes", ("plain", "normalised"))
         check_choice(self, "scale", ("sum", "paper"))

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from cograd.errors import StateError, WeightingError, quoted
+from cograd.errors import StateError, WeightingError, quoted, shown
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._foreign import as_rule
 from cograd.weighting._jacobian import JacobianWeighting
@@ -86,8 +86,8 @@ class Stateful:
                 "cograd.backward; a Joint keeps one for each phase.)"
             )
         self.rule: Weighting = as_rule(rule)
-        if not isinstance(refresh, int) or refresh < 1:
-            raise WeightingError(f"refresh must be a whole number of at least 1; found {refresh!r}.")
+        if not isinstance(refresh, int) or isinstance(refresh, bool) or refresh < 1:
+            raise WeightingError(f"refresh must be a whole number of at least 1; found {shown(refresh)}.")
         if refresh > 1 and not self.shares:
             raise WeightingError(
                 f"refresh={refresh} spares Gramians, and {type(self.rule).__name__} needs none. Leave it out."
@@ -211,10 +211,14 @@ class Stateful:
         """
         if not isinstance(state, Mapping) or not state.keys() >= self.state_dict().keys():
             raise StateError(
-                f"The weighting is {type(self.rule).__name__}; the state must be its state_dict(); found {state!r}."
+                f"The weighting is {type(self.rule).__name__}; the state must be its state_dict(); found "
+                f"{shown(state)}."
             )
         if state["rule"] != type(self.rule).__name__:
-            raise StateError(f"The weighting is {type(self.rule).__name__}; the state is of {state['rule']}.")
+            raise StateError(
+                f"The weighting is {type(self.rule).__name__}; the state is of {shown(state['rule'])}. Load the state "
+                "of this rule, or use the rule of the state."
+            )
         self.steps, self.epochs = state["steps"], state["epochs"]
         names, own, held = tuple(state["names"]), copy.deepcopy(dict(state["state"])), dict(state["held"])
         self._memory = self._next = _Memory(names, own, held, state["age"])

@@ -81,7 +81,7 @@ class Uncertainty(Weighting):
         check_number(self, "lr")
         check_number(self, "floor", positive=True)
         for kind in self.kind.values() if isinstance(self.kind, Mapping) else (self.kind,):
-            if kind not in KINDS:
+            if not isinstance(kind, str) or kind not in KINDS:
                 raise WeightingError(f"Uncertainty: kind must be one of {quoted(KINDS)}; found {shown(kind)}.")
 
     @property

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cograd.training.loggers._numbers import numbers, require, started
+from cograd.errors import LogError, shown
+from cograd.training.loggers._numbers import numbers, require, started, text
 
 T = TypeVar("T")
 
@@ -50,9 +51,12 @@ class MLflow:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         require("mlflow", self)
-        self._experiment = experiment
-        self._run_name = run_name
-        self._tracking_uri = tracking_uri
+        self._experiment = text(self, "experiment", experiment)
+        self._run_name = text(self, "run_name", run_name)
+        self._tracking_uri = text(self, "tracking_uri", tracking_uri)
+        parts = [part for tag in tags.items() for part in tag] if isinstance(tags, Mapping) else []
+        if not isinstance(tags, Mapping | None) or not all(isinstance(part, str) for part in parts):
+            raise LogError(f"MLflow(tags=...) must map text to text, or be None; found {shown(tags)}.")
         self._tags = dict(tags or {})
         self._client: Any = None
         self.run_id: str | None = None

@@ -8,7 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from cograd.errors import LogError, MissingPackageError, report
+from cograd.errors import LogError, MissingPackageError, report, shown
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
@@ -46,6 +46,17 @@ def inside(run_dir: Path | None, name: str, logger: str) -> Path:
             f'{logger} writes {name} into the run directory, and there is none. Give one: fit(..., run_dir="runs/one").'
         )
     return run_dir / name
+
+
+def text(logger: object, name: str, value: Any) -> str | None:
+    """``value`` if it can be the ``name`` of something, or None.
+
+    Raises:
+        LogError: it is neither.
+    """
+    if not isinstance(value, str | None) or value == "":
+        raise LogError(f"{type(logger).__name__}({name}=...) must be text, or None; found {shown(value)}.")
+    return value
 
 
 def started(logger: object) -> LogError:

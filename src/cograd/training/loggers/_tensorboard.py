@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from cograd.errors import LogError, shown
 from cograd.training.loggers._numbers import inside, numbers, require, started
 
 
@@ -35,6 +37,8 @@ class TensorBoard:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         require("tensorboard", self)
+        if not isinstance(folder, str | os.PathLike | None) or folder == "":
+            raise LogError(f"TensorBoard(folder=...) must be a path, or None; found {shown(folder)}.")
         self._folder = None if folder is None else Path(folder)
         self._writer: Any = None
 
