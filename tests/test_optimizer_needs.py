@@ -308,6 +308,17 @@ def replaced(self, closure=None):
     return closure()
 
 
+def chosen(self, closure=None):
+    closure = closure or (lambda: None)
+    return closure()
+
+
+def looped(self, closure=None):
+    while closure is not None:
+        return closure()
+    return None
+
+
 def refused(self, closure=None):
     if closure is not None:
         raise NotImplementedError("no closure")
@@ -360,7 +371,9 @@ def made_of(step):
     return type("Made", (SGD,), {"step": step})([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
-@pytest.mark.parametrize("step", [plain, briefly, lazily, otherwise, replaced, refused, denied, passed_on])
+@pytest.mark.parametrize(
+    "step", [plain, briefly, lazily, otherwise, replaced, chosen, looped, refused, denied, passed_on]
+)
 def test_a_closure_that_may_be_left_out_is_not_needed(step):
     assert not needs_closure(made_of(step))
 
@@ -376,6 +389,33 @@ def test_only_lbfgs_of_torch_needs_anything():
     made = [kind([torch.zeros(2, 2, requires_grad=True)]) for kind in kinds if kind is not Optimizer]
     assert [type(o) for o in made if needs_closure(o) or needs_graph(o)] == [LBFGS]
     assert len(made) > 12
+
+
+def optional(self, closure=None):
+    return LBFGS.step(self, closure)
+
+
+def whatever(self, *args, **kwargs):
+    return LBFGS.step(self, *args, **kwargs)
+
+
+@pytest.mark.parametrize("step", [optional, whatever])
+def test_what_overrides_the_step_of_lbfgs_needs_its_closure_too(step, same):
+    one, other = net(), net()
+    for kind, model in ((type("Made", (LBFGS,), {"step": step}), one), (LBFGS, other)):
+        torch.manual_seed(1)
+        joint_of(kind, model).step(batches(1)[0])
+    same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("kind", [Sharp, Hessian])
+def test_a_refusal_by_the_source_says_how_to_overrule_it(kind):
+    way = {Sharp: r"Sharp\.needs_closure = False", Hessian: r"Hessian\.needs_graph = False"}[kind]
+    with pytest.raises(OptimizerError, match=way):
+        two(kind)
+    with pytest.raises(OptimizerError) as caught:
+        two(lambda ps, lr: LBFGS(ps))
+    assert "needs_closure" not in str(caught.value)
 
 
 def test_a_scheduler_on_the_step_does_not_hide_it():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cograd._balance import check_engine
 from cograd._models import trainable
+from cograd._optimizer_needs import way_out
 from cograd._optimizers import members
 from cograd._phase import Phase
 from cograd._update import Update
@@ -108,29 +109,35 @@ def check_needs(updates: Iterable[Update]) -> None:
     """
     updates = list(updates)
     for update in updates:
-        name = update.closure or update.graph
-        if name is None:
-            continue
-        what, reason = (
-            ("evaluates the losses itself", "compares their values along the way")
-            if update.closure
-            else ("differentiates the gradients", "needs them as they were taken")
+        if name := update.closure or update.graph:
+            try:
+                _check_needs_of(update, name, updates)
+            except (OptimizerError, WeightingError) as error:
+                error.args = (f"{error}{way_out(update.setup.optimizers[name])}",)
+                raise
+
+
+def _check_needs_of(update: Update, name: str, updates: Sequence[Update]) -> None:
+    what, reason = (
+        ("evaluates the losses itself", "compares their values along the way")
+        if update.closure
+        else ("differentiates the gradients", "needs them as they were taken")
+    )
+    _check_alone(update, name, what, reason)
+    if update.closure and update.graph:
+        raise OptimizerError(
+            f"optimizer {name!r} both evaluates the losses itself and differentiates gradients, which a Joint "
+            "cannot do. Step it in a loop of your own, with cograd.backward(..., create_graph=True)."
         )
-        _check_alone(update, name, what, reason)
-        if update.closure and update.graph:
-            raise OptimizerError(
-                f"optimizer {name!r} both evaluates the losses itself and differentiates gradients, which a Joint "
-                "cannot do. Step it in a loop of your own, with cograd.backward(..., create_graph=True)."
-            )
-        optimizer, own = update.optimizers[name]
-        if update.closure and (
-            len(own) != len([p for p in members(optimizer) if p.requires_grad])
-            or any(u is not update and name in u.optimizers for u in updates)
-        ):
-            raise OptimizerError(
-                f"optimizer {name!r} evaluates the losses itself and may keep one state for all of its parameters, so "
-                f"the phase '{update.phase}' must update all of its models, and no other phase any of them."
-            )
+    optimizer, own = update.optimizers[name]
+    if update.closure and (
+        len(own) != len([p for p in members(optimizer) if p.requires_grad])
+        or any(u is not update and name in u.optimizers for u in updates)
+    ):
+        raise OptimizerError(
+            f"optimizer {name!r} evaluates the losses itself and may keep one state for all of its parameters, so "
+            f"the phase '{update.phase}' must update all of its models, and no other phase any of them."
+        )
 
 
 def _check_alone(update: Update, name: str, what: str, reason: str) -> None:

@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 
 def searches(optimizer: Optimizer) -> bool:
-    """Does ``step`` take no other way than its closure, as in LBFGS?"""
-    closure = _parameters(optimizer).get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
+    """Does ``step`` take no other way than its closure, as in LBFGS, and in what overrides it and calls it?"""
+    steps = [vars(kind)["step"] for kind in type(optimizer).__mro__ if inspect.isfunction(vars(kind).get("step"))]
+    closures = [inspect.signature(step).parameters.get("closure") for step in (optimizer.step, *steps)]
+    return any([closure is not None and closure.default is inspect.Parameter.empty for closure in closures])
 
 
 def needs_closure(optimizer: Optimizer) -> bool:
@@ -53,6 +54,16 @@ def advice(optimizer: Optimizer, error: BaseException) -> str:
     return ""
 
 
+def way_out(optimizer: Optimizer) -> str:
+    """What to declare if the source was misread, with a space before it; empty if nothing was read."""
+    kind = type(optimizer).__name__
+    if getattr(optimizer, "needs_closure", None) is None and needs_closure(optimizer) and not searches(optimizer):
+        return f" (So says the source of its step. If it works without a closure: {kind}.needs_closure = False.)"
+    if getattr(optimizer, "needs_graph", None) is None and needs_graph(optimizer):
+        return f" (So says the source of its step. If it works without a graph: {kind}.needs_graph = False.)"
+    return ""
+
+
 def _step(optimizer: Optimizer) -> Any:
     return inspect.unwrap(type(optimizer).step)
 
@@ -76,7 +87,9 @@ def _needs(body: Sequence[ast.stmt]) -> bool:
     for statement in body:
         if isinstance(statement, ast.Assert) and _asks(statement.test) == "present":
             return True
-        if isinstance(statement, ast.If) and _mentioned(statement.test):
+        if isinstance(statement, ast.Assign) and _chooses_closure(statement):
+            return False  # from here on it is there
+        if isinstance(statement, ast.If | ast.While) and _mentioned(statement.test):
             asks = _asks(statement.test)
             absent = {"absent": statement.body, "present": statement.orelse}.get(asks, [])
             if any(isinstance(part, ast.Raise) for part in absent):
@@ -88,6 +101,11 @@ def _needs(body: Sequence[ast.stmt]) -> bool:
             if inner or any(map(_calls, _expressions(statement))):
                 return True
     return False
+
+
+def _chooses_closure(statement: ast.Assign) -> bool:
+    """As in ``closure = closure or default``."""
+    return any(map(_is_closure, statement.targets)) and isinstance(statement.value, ast.BoolOp | ast.IfExp)
 
 
 def _asks(test: ast.expr) -> str:
