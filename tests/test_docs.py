@@ -6,6 +6,7 @@ import contextlib
 import io
 import linecache
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,11 @@ def test_commands_exist(page: Path) -> None:
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     for path in re.findall(r"(?:python|pytest|cograd \w+) ((?:examples|tests|benchmarks|docs)/[\w/.]+)", text):
         assert (ROOT / path.rstrip(".")).exists(), path
+
+
+def test_the_architecture_has_the_rows_of_the_import_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    table = (ROOT / "docs" / "architecture.md").read_text().split("| files | concept |")[1]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named = [{re.sub(r"/|\.py$", "", file) for file in re.findall(r"`(\S+)`", row)} for row in rows]
+    assert named == [set(layer.split(" | ")) for layer in contract["layers"]]
