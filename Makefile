@@ -5,10 +5,10 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-draws check bench clean
 
 help:  ## List the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,9 @@ demo: .venv/.made  ## Train every recipe and show what came out
 
 test: .venv/.made-test  ## Run the tests, the doctests and the snippets of the documentation
 	$(BIN)/python -m pytest --numprocesses=2
+
+test-draws: .venv/.made-test  ## Run every rule over 20,000 draws of degenerate gradients (ten minutes)
+	$(BIN)/python tests/properties/draws.py --draws 20000
 
 check: .venv/.made-test  ## Format, lint, types (of the snippets too), imports, unused code
 	$(BIN)/ruff format --check .

@@ -20,6 +20,16 @@ def test_known_answer():
     torch.testing.assert_close(J2.T @ w, torch.tensor([0.0765842884, 0.9985326351, 0.9985326351]).double())
 
 
+def test_the_toy_of_the_authors_is_solved_where_their_solver_is_a_little_off():
+    # gradients at (-7.5, -0.5), experiments/toy; their weights there, with ECOS, are 4e-5 from the root
+    J = torch.tensor([[-0.07102641209707565, -0.07093989868795054], [-0.02449186624037091, 9.160756925587464]]).double()
+    theirs = torch.tensor([18.334803262136933, 0.20091189153016442], dtype=torch.float64)
+    assert 1e-4 < (theirs * (J @ (J.T @ theirs)) - 1).abs().max() < 2e-4
+    w = weights(J, scale="paper")
+    assert (w * (J @ (J.T @ w)) - 1).abs().max() < 1e-14
+    torch.testing.assert_close(w, theirs, rtol=1e-4, atol=0)
+
+
 def test_three_losses():
     expected = torch.tensor([2.002298364, 2.201510539, 0.909829866], dtype=torch.float64)  # TorchJD 0.18
     torch.testing.assert_close(weights(J3, scale="paper"), expected, rtol=0, atol=1e-7)

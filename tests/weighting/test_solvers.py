@@ -2,11 +2,12 @@
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 
 from cograd.errors import ConvergenceError
-from cograd.weighting._solvers import _cone, _fair, _hull, _matrix
+from cograd.weighting._solvers import _axes, _complement, _cone, _fair, _hull, _matrix
 
 
 def gradients(seed, losses, width=None, decades=2.0):
@@ -61,27 +62,53 @@ def test_the_projection_by_brute_force(seed, losses, width):
 @pytest.mark.parametrize("seed", range(10))
 def test_the_active_set_agrees_with_pivoting(seed):
     _, _, _, cosines = gradients(seed, 8, 12)
-    pivoted, solved = _cone._pivot_rows(cosines, cosines)
+    pivoted, solved = _complement._pivot_rows(cosines, cosines)
     assert solved.all()
-    for side, x in zip(cosines, pivoted, strict=True):
-        np.testing.assert_allclose(_cone.pivot(cosines, side)[0], x, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(_cone._active_set(cosines, side), x, rtol=1e-6, atol=1e-7)
+    factor = np.linalg.cholesky(cosines)
+    for side, x, point in zip(cosines, pivoted, factor, strict=True):
+        np.testing.assert_allclose(_complement.pivot(cosines, side)[0], x, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(_complement._active_set(factor, point, 0 * x), x, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(10))
+def test_of_many_solutions_the_shortest_is_taken(seed, rank):
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((12, rank))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    side = rows @ rng.standard_normal(rank)
+    x = _complement.complements(rows @ rows.T, side[None])[0]
+    slack = rows @ (rows.T @ x) + side
+    assert x.min() >= 0
+    assert slack.min() >= -1e-12
+    assert abs(x @ slack) <= 1e-12
+    # shortest: it is the projection of zero on all solutions, x = max(rows y, 0) for some y, on the rows in touch
+    touched = slack <= 1e-10
+    used = touched & (x > 0)
+    y = np.linalg.lstsq(rows[used], x[used], rcond=None)[0]
+    np.testing.assert_allclose(rows[used] @ y, x[used], atol=1e-9)
 
 
 @pytest.mark.parametrize("reach", [0.2, 0.7, 1.5])
 @pytest.mark.parametrize("seed", range(10))
-def test_the_compromise_is_lowest_on_the_simplex(seed, reach):
+def test_the_compromise_is_that_of_the_lowest_point_on_the_simplex(seed, reach):
     J, norms, unit, cosines = gradients(seed, 4, 6)
     mean = J.mean(0)
-    w = _hull.lowest_in_hull(cosines, norms, unit @ mean / np.linalg.norm(mean), reach) * norms.min() / norms
+    size = np.linalg.norm(mean)
+    bent = _hull.compromise(cosines, norms, norms / 4 / size, reach)
+    moved = bent - norms / 4 / size
+    assert _matrix.length(cosines, moved) == pytest.approx(reach)
+    w = moved / norms
+    w /= w.sum()
+    assert w.min() >= -1e-12
 
     def value(v):
-        return v @ J @ mean + reach * np.linalg.norm(mean) * np.linalg.norm(J.T @ v)
+        return v @ J @ mean + reach * size * np.linalg.norm(J.T @ v)
 
     others = np.random.default_rng(seed).dirichlet(np.full(4, 0.4), 400)
     near = 0.99 * w + 0.01 * others
-    scale = np.linalg.norm(mean) * norms.max()
-    assert min(value(v) for v in [*others, *near, *np.eye(4)]) >= value(w) - 1e-10 * scale
+    assert min(value(v) for v in [*others, *near, *np.eye(4)]) >= value(w) - 1e-10 * size * norms.max()
+    assert (J @ (unit.T @ bent)).min() * size == pytest.approx(value(w))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
@@ -102,17 +129,32 @@ def test_an_indefinite_matrix_gets_its_nearest():
     assert _matrix.semidefinite(same) is same
 
 
-@pytest.mark.parametrize(
-    "solve",
-    [
-        lambda bad: _hull.lowest_in_hull(bad, np.ones(3)),
-        lambda bad: _fair.fair_weights(bad, np.ones(3), 1.0),
-    ],
-)
-def test_what_does_not_converge_raises(solve, monkeypatch):
-    monkeypatch.setattr(np.linalg, "solve", lambda a, b: np.full(np.shape(b), -1e-3))
-    with pytest.raises(ConvergenceError):
-        solve(np.array([[1.0, -0.4, 0.1], [-0.4, 1.0, -0.4], [0.1, -0.4, 1.0]]))
+@pytest.mark.parametrize("decades", [1, 6, 18])
+def test_the_axes_of_short_gradients_are_exact_beside_long_ones(decades):
+    rng = np.random.default_rng(decades)
+    rows = np.tril(rng.standard_normal((7, 5))) + 3 * np.eye(7, 5)
+    sizes = np.logspace(0, -decades, 5)
+    axes, lengths = _axes.principal(rows * sizes)
+    order = np.argsort(-lengths)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(5), atol=1e-13)
+    with mpmath.workdps(60):
+        exact = mpmath.svd_r(mpmath.matrix(rows.tolist()) * mpmath.diag(sizes.tolist()), compute_uv=False)
+        np.testing.assert_allclose(lengths[order], [float(v) for v in exact], rtol=1e-12)
+
+
+def test_what_does_not_converge_raises(monkeypatch):
+    three = np.array([[1.0, 0.4, 0.1], [0.4, 1.0, -0.3], [0.1, -0.3, 1.0]])
+    monkeypatch.setattr(np.linalg, "solve", lambda a, b: 1e-3 * b)
+    with pytest.raises(ConvergenceError, match="the fair weights of 3 losses were not found: they still move by"):
+        _fair.fair_weights(three, np.ones(3), 1.0)
+
+    def creep(x, free, factor, point):
+        x += 1e-3
+        free[:] = False
+
+    monkeypatch.setattr(_complement, "_settle", creep)
+    with pytest.raises(ConvergenceError, match="the projection onto the dual cone of 3 gradients was not found"):
+        _complement._active_set(np.eye(3), -np.ones(3), np.zeros(3))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,7 +15,7 @@ from cograd.errors import WeightingError, shown
 from cograd.gramian._carry import stacked
 from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Engine, Measured
-from cograd.gramian._gram import Gram
+from cograd.gramian._gram import Gram, products
 from cograd.gramian._scope import Component
 
 
@@ -78,7 +79,7 @@ class At(Engine):
         for own in arrived:
             rows = stacked(own)
             if rows is not None:
-                gram.add((rows if rows.element_size() >= 4 else rows.float()).flatten(1))
+                gram.add(partial(products, (rows if rows.element_size() >= 4 else rows.float()).flatten(1)))
         aside = cut.aside(component)
         return Measured(
             gram.done(len(component.losses)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from cograd._graph import Node
 from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Gradients
-from cograd.gramian._gram import Coefficients, Gram, total
+from cograd.gramian._gram import Coefficients, Gram, products, total
 from cograd.gramian._scope import Component
 from cograd.gramian._uses import Use, uses
 
@@ -78,12 +79,17 @@ class Weight(Layer):
 
     def add(self, gram: Gram, arrived: Sequence[Tensor]) -> None:
         """See :class:`Layer`."""
-        c = self._arrived = _at_least_float32(_joined(arrived, dim=1))
-        a = _at_least_float32(_joined(self._inputs, dim=0))
+        self._arrived = _at_least_float32(_joined(arrived, dim=1))
+        gram.add(self._products)
+
+    def _products(self, precision: torch.dtype | None) -> Tensor:
+        assert self._arrived is not None
+        c = self._arrived if precision is None else self._arrived.to(precision)
+        a = _at_least_float32(_joined(self._inputs, dim=0)).to(c.dtype)
         inner = a @ a.T
         if self.bias is not None:
             inner += 1
-        gram.add(torch.bmm(inner.expand(len(c), -1, -1), c).flatten(1), c.flatten(1))
+        return torch.bmm(inner.expand(len(c), -1, -1), c).flatten(1) @ c.flatten(1).T
 
     def gradients(self, like: Coefficients) -> Gradients:
         """See :class:`Layer`."""
@@ -118,7 +124,7 @@ class Table(Layer):
         self._met, place = _joined(self._indices, dim=0).unique(return_inverse=True)
         self._rows = c.new_zeros(len(c), len(self._met), c.shape[-1]).index_add_(1, place, c)
         self._rows[:, self._met == self.uses[0].node._saved_padding_idx] = 0
-        gram.add(self._rows.flatten(1))
+        gram.add(partial(products, self._rows.flatten(1)))
 
     def gradients(self, like: Coefficients) -> Gradients:
         """See :class:`Layer`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.graph import GradientEdge
 from cograd.gramian._carry import one_by_one, side_by_side
 from cograd.gramian._cut import Cut
 from cograd.gramian._engine import Gradients, Measured
-from cograd.gramian._gram import Coefficients, Gram, coefficients, total
+from cograd.gramian._gram import Coefficients, Gram, coefficients, products, total
 from cograd.gramian._layers import Layer
 from cograd.gramian._scope import Component
 from cograd.gramian._uses import Use
@@ -74,15 +75,22 @@ def _rows(gram: Gram, leaves: Sequence[Tensor], found: Sequence[Tensor | None]) 
     rows = []
     for leaf, g in zip(leaves, found, strict=True):
         if g is not None:
-            flat = (g.to_dense() if g.is_sparse else g).reshape(len(g), -1)
-            flat = flat if flat.element_size() >= 4 else flat.float()
-            gram.add(flat)
-            rows.append((leaf, g.coalesce() if g.is_sparse else flat))
+            own = g.coalesce() if g.is_sparse else _flat(g)
+            gram.add(partial(_products, own))
+            rows.append((leaf, own))
     return rows
 
 
 def _summed(rows: Tensor) -> Tensor:
     return torch.sparse.sum(rows, 0) if rows.is_sparse else rows.sum(0)
+
+
+def _products(rows: Tensor, precision: torch.dtype | None) -> Tensor:
+    return products(_flat(rows.to_dense()) if rows.is_sparse else rows, precision)
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return (rows if rows.element_size() >= 4 else rows.float()).reshape(len(rows), -1)
 
 
 def _measured(

@@ -65,7 +65,9 @@ class Use:
         ]
         if getattr(self.node, f"_raw_saved_{name}").unpack_hook is not None:
             return None
-        seen: Tensor = getattr(self.node, f"_saved_{name}")
+        seen: Tensor = getattr(
+            self.node, f"_saved_{name}"
+        ).detach()  # else what is computed from it would hold the graph
         return seen.flatten() if self.role == "table" else seen
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._gramian import Array, Geometry, combined
+from cograd.weighting._solvers._axes import principal
+from cograd.weighting._solvers._matrix import FLAT, within_range
 
 
 @final
@@ -53,32 +55,34 @@ class AlignedMTL(Weighting):
         return combined(self, seen, self._weights), state
 
     def _weights(self, here: Geometry) -> Array:
-        relative = here.norms / here.norms.max()
-        lengths, vectors = _axes(here.cosines, relative)
+        norms = within_range(here.norms)
+        axes, lengths = principal(_coordinates(here.cosines, norms / norms.max()))
         chosen = {
-            "min": lengths[0],
-            "median": lengths[(len(lengths) - 1) // 2],
+            "min": lengths.min(),
+            "median": np.sort(lengths)[(len(lengths) - 1) // 2],
             "rmse": np.sqrt(np.square(lengths).mean()),
         }[self.scale_mode]
-        weights: Array = vectors @ (vectors.sum(axis=0) * (chosen / lengths))
+        along = axes.sum(axis=0)
+        along[np.abs(along) <= 1e-12] = 0  # it cancelled
+        weights: Array = axes @ (along * (chosen / lengths)) * (norms / here.norms)
         return weights
 
 
-def _axes(cosines: Array, norms: Array) -> tuple[Array, Array]:
-    """The principal lengths of the gradients, ascending and above rounding, and the axes among the losses.
+def _coordinates(cosines: Array, norms: Array) -> Array:
+    """The gradients ``[n, r]`` in coordinates of their own, r their rank.
 
-    By the singular values of a Cholesky factor, which keep the short ones exact where the
-    eigenvalues of the Gramian would lose them; by those eigenvalues if there is no factor.
+    A Cholesky factor that goes on with the longest remainder, which keeps short gradients exact beside
+    long ones. A remainder that is rounding beside its own gradient is none.
     """
-    rounding = 8 * len(norms) * np.finfo(np.float64).eps
-    try:
-        factor = np.linalg.cholesky(cosines)
-    except np.linalg.LinAlgError:
-        pass
-    else:
-        if factor.diagonal().min() ** 2 > rounding:  # else the gradients are dependent
-            vectors, lengths, _ = np.linalg.svd(norms[:, None] * factor)
-            return lengths[::-1], vectors[:, ::-1]
-    values, vectors = np.linalg.eigh(cosines * norms * norms[:, None])
-    kept = values > rounding * values[-1]
-    return np.sqrt(values[kept]), vectors[:, kept]
+    gramian = cosines * norms * norms[:, None]
+    left, found = gramian.diagonal().copy(), np.zeros((len(norms), 0))
+    for _ in norms:
+        left[left <= FLAT * norms**2] = 0
+        if not left.any():
+            break
+        k = int(left.argmax())
+        column = np.where(left > 0, gramian[k] - found @ found[k], 0.0) / np.sqrt(left[k])
+        found = np.column_stack([found, column])
+        left -= column**2
+        left[k] = 0
+    return found

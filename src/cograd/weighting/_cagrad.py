@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cograd.weighting._contract import Seen, State, Weighting, check_number
 from cograd.weighting._gramian import Array, Geometry, check_scale, combined
-from cograd.weighting._solvers._cone import onto_dual_cone
-from cograd.weighting._solvers._hull import lowest_in_hull
+from cograd.weighting._solvers._hull import compromise
 from cograd.weighting._solvers._matrix import length, vanishes
 
 
@@ -60,17 +59,9 @@ class CAGrad(Weighting):
         losses = len(here.norms)
         if losses == 1 and self.scale == "sum":
             return np.ones(1)
-        weights: Array = self._bent(here.norms / losses, here.cosines) / here.norms
+        mean = here.norms / losses
+        size = length(here.cosines, mean)
+        if self.c and not vanishes(here.cosines, mean):
+            mean = compromise(here.cosines, here.norms, mean / size, self.c) * size
+        weights: Array = mean / here.norms
         return weights * losses if self.scale == "sum" else weights
-
-    def _bent(self, mean: Array, cosines: Array) -> Array:
-        """The coefficients of the unit gradients in the direction, from those of the mean gradient."""
-        if self.c == 0 or vanishes(cosines, mean):
-            return mean
-        size = length(cosines, mean)
-        lowest = lowest_in_hull(cosines, mean, cosines @ mean / size, self.c)
-        if vanishes(cosines, lowest):
-            nearest: Array = onto_dual_cone(cosines, mean[None])[0]
-            return nearest
-        direction: Array = mean + lowest * (self.c * size / length(cosines, lowest))
-        return direction

@@ -13,6 +13,8 @@ from cograd.errors import WeightingError, shown
 from cograd.weighting._contract import Seen, State, Weighting, check_number, observed, spread, stored
 from cograd.weighting._gramian import Array, check_scale, gramian_of
 
+LEVEL = 1e-7  # of the mean norm: losses in float32 cannot tell less, and its sign would be that of rounding
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class GradNorm(Weighting):
         norms = weights * lengths
         ratio = np.divide(values, first, out=np.ones(len(values)), where=first > 0)
         pace = ratio / ratio.mean() if ratio.any() else np.ones(len(values))
-        side = np.sign(norms - norms.mean() * pace**self.alpha)
+        ahead = norms - norms.mean() * pace**self.alpha
+        side = np.where(np.abs(ahead) > LEVEL * norms.mean(), np.sign(ahead), 0.0)
         if self.scale == "paper":
             moved = np.maximum(weights - self.lr * lengths * side, weights / 10)
         else:

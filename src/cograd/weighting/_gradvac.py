@@ -12,8 +12,10 @@ from torch import Tensor
 from cograd.weighting._contract import Seen, State, Weighting, check_number, check_seed, seeded
 from cograd.weighting._gramian import Array, Geometry, combined
 from cograd.weighting._pcgrad import orders
+from cograd.weighting._solvers._matrix import FLAT
 
 HIGHEST = 1 - 1e-6  # a cosine of 1 is out of reach: its correction would be infinite
+PARALLEL = 1e-10  # a squared sine that is rounding: its root would be far more
 
 
 @final
@@ -80,7 +82,7 @@ class GradVac(Weighting):
             after.update(later, cosine=known | pairs)
             return here.norms @ left / here.norms
 
-        return combined(self, seen, weights), after
+        return combined(self, seen, weights, drawn=True), after
 
 
 def vaccinated(cosines: Array, order: np.ndarray, goal: Array, beta: float) -> tuple[Array, Array]:
@@ -89,11 +91,13 @@ def vaccinated(cosines: Array, order: np.ndarray, goal: Array, beta: float) -> t
     left, products, goal = np.eye(len(cosines)), cosines.copy(), goal.copy()
     for j in order.T:
         squares = np.einsum("ij,ij->i", left, products)
-        exists = squares > 1e-12 * np.einsum("ij,ij->i", left, left)  # else it cancelled: it has no cosine
+        exists = squares > FLAT * np.einsum("ij,ij->i", left, left)  # else it cancelled: it has no cosine
         size = np.sqrt(np.where(exists, squares, 1.0))
         now = (products[rows, j] / size).clip(-1, 1)
+        sine = 1 - now**2
+        sine = np.sqrt(np.where(sine > PARALLEL, sine, 0.0))
         aim = goal[rows, j].clip(-HIGHEST, HIGHEST)
-        missing = size * (aim * np.sqrt((1 - now**2) / (1 - aim**2)) - now)
+        missing = size * (aim * sine / np.sqrt(1 - aim**2) - now)
         added = np.where(exists & (now < aim), missing, 0.0)
         left[rows, j] += added
         products += added[:, None] * cosines[j]

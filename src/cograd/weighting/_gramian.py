@@ -76,13 +76,18 @@ def geometry(rule: Weighting, seen: Seen) -> Geometry:
     return Geometry(names, norms, cosines, at)
 
 
-def combined(rule: Weighting, seen: Seen, solve: Callable[[Geometry], Array]) -> Tensor:
+def combined(rule: Weighting, seen: Seen, solve: Callable[[Geometry], Array], drawn: bool = False) -> Tensor:
     """The weights ``[K]``: what ``solve`` gives, 1 where the gradient is zero, 0 where absent.
+
+    A rule that is not ``drawn`` sees the losses in an order that follows from the gradients alone, so
+    that even its rounding does not depend on the order in which they were given.
 
     Raises:
         ConvergenceError: ``solve`` found nothing; as :func:`gramian_of` otherwise.
     """
     here = geometry(rule, seen)
+    if not drawn and len(here.at) > 1:
+        here = _ordered(here)
     try:
         weights = solve(here) if here.at else here.norms
     except ConvergenceError as error:
@@ -90,11 +95,21 @@ def combined(rule: Weighting, seen: Seen, solve: Callable[[Geometry], Array]) ->
             f"{type(rule).__name__}: {error} (losses {quoted(here.names)}). Skip this batch, or look at the Gramian: "
             "its cosines say which gradients are parallel or opposite."
         ) from None
-    if len(here.at) == len(seen.names):
+    if len(here.at) == len(seen.names) and drawn:
         return torch.from_numpy(weights)
     every = np.array(seen.present, dtype=np.float64)
     every[here.at] = weights
     return torch.from_numpy(every)
+
+
+def _ordered(here: Geometry) -> Geometry:
+    """The same losses, longest gradients first; the cosines decide between equal lengths."""
+    order = np.argsort(-here.norms, kind="stable")
+    if not (np.diff(here.norms[order]) < 0).all():
+        order = np.lexsort([*np.sort(here.cosines, axis=1).T, -here.norms])
+    places = order.tolist()
+    names, at = [here.names[k] for k in places], [here.at[k] for k in places]
+    return Geometry(names, here.norms[order], here.cosines[order[:, None], order], at)
 
 
 def check_scale(rule: Weighting, scale: str) -> None:

@@ -8,10 +8,9 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from cograd.errors import ConvergenceError
 from cograd.weighting._contract import Seen, State, Weighting
 from cograd.weighting._gramian import Array, Geometry, check_scale, combined
-from cograd.weighting._solvers._matrix import equal_products
+from cograd.weighting._solvers._matrix import NOTHING, equal_products
 
 
 @final
@@ -24,15 +23,13 @@ class IMTLG(Weighting):
     zero the common projection is negative too: every loss then rises. That is the method.
 
     With dependent gradients the projections are as equal as they can be, with the smallest
-    weights; equal gradients share alike, opposite ones cancel. A loss without a gradient is left
-    out with weight 1.
+    weights; equal gradients share alike, opposite ones cancel. Unnormalised weights that sum to zero
+    cannot be made to sum to 1: then all weights are zero, and the shared parameters stand still. A
+    loss without a gradient is left out with weight 1.
 
     Args:
         scale: ``"sum"`` multiplies by the number of losses, so that balanced losses get ones;
             ``"paper"`` gives weights that sum to 1.
-
-    Raises:
-        ConvergenceError: the unnormalised weights sum to zero, so that none sum to 1.
 
     >>> IMTLG(scale="paper")(gramian=torch.tensor([[18.0, -22.0], [-22.0, 38.0]]))
     tensor([0.5923, 0.4077], dtype=torch.float64)
@@ -59,7 +56,7 @@ class IMTLG(Weighting):
             z = np.ones(len(z))
         shares = z / here.norms
         total = float(shares.sum())
-        if abs(total) <= 1e-12 * np.abs(shares).sum():
-            raise ConvergenceError("the impartial weights sum to zero and cannot be made to sum to 1")
+        if abs(total) <= NOTHING * np.abs(shares).sum():
+            return 0 * shares
         weights: Array = shares / total
         return weights * len(weights) if self.scale == "sum" else weights

@@ -18,7 +18,7 @@ class MGDA(Weighting):
     r"""The shortest vector in the convex hull: :math:`\min_w \|J^T w\|^2,\ w \ge 0,\ \sum_i w_i = 1`.
 
     No loss increases along it to first order, and it is zero exactly where no direction improves all
-    losses. Exact, by an active set on the Gramian. Scaling all gradients changes nothing; scaling
+    losses. Exact, and of several such w the shortest. Scaling all gradients changes nothing; scaling
     one does: the shortest gradients get most of the weight.
 
     A loss without a gradient is left out and gets weight 1, which changes nothing (the literal

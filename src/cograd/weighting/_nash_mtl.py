@@ -37,7 +37,11 @@ class NashMTL(Weighting):
     References:
         A. Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022,
         https://arxiv.org/abs/2202.01017. Deviations: an exact solver in place of a sequence of
-        convex programs, nothing remembered between steps, and no clipping to length 1.
+        convex programs, nothing remembered between steps, and no clipping to length 1. On the toy of
+        the authors' code (AvivNavon/nash-mtl) its weights miss the equations by 1e-8 to 1e-4, and by more
+        where gradients are nearly opposite, also if its stopping rule is made a million times stricter:
+        its solver is that far from exact. With the exact solution in its place, ten steps of SGD from
+        each of its starts are those of this rule, to the rounding of float32.
     """
 
     scale: str = "sum"

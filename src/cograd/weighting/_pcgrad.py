@@ -62,7 +62,7 @@ class PCGrad(Weighting):
             after.update(later)
             return here.norms @ without_conflict(here.cosines, order) / here.norms
 
-        return combined(self, seen, weights), after
+        return combined(self, seen, weights, drawn=True), after
 
 
 def orders(losses: int, state: State) -> tuple[NDArray[np.int64], dict[str, int]]:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from cograd.errors import ConvergenceError
-from cograd.weighting._solvers._hull import lowest_in_hull
-from cograd.weighting._solvers._matrix import EPS, Array, length, semidefinite, vanishes
+from cograd.weighting._solvers._hull import cancelling
+from cograd.weighting._solvers._matrix import EPS, FLAT, Array, independent, length, semidefinite, within_range
 
-NOTHING = 1e-8  # of the squared lengths: inner products of float32 gradients cannot tell less from zero
-PATIENCE = 40  # steps after which a residual of rounding will do, however large that is
+PATIENCE = 100  # steps after which it will do that the function does not fall by more than rounding
 
 
 def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
     r"""The :math:`w > 0` with :math:`G w = w^{-1/\alpha}`, or zeros if no direction helps every loss.
 
     It minimises :math:`\tfrac12 w^T G w - \sum_i \phi(w_i)` with :math:`\phi' = w^{-1/\alpha}`, which
-    has a minimum unless the hull of the gradients holds zero: then the iterates grow without bound
-    along a combination that vanishes. Solved for w relative to what it would be were the gradients
-    orthogonal, so that no scale remains.
+    has a minimum unless the hull of the gradients holds zero, and that is asked first. Solved for w
+    relative to what it would be were the gradients orthogonal, so that no scale remains.
 
     Raises:
         ConvergenceError: neither the equations hold nor do the weights stand still after 500 steps.
     """
+    real, norms = norms, within_range(norms)
     n, power, top = len(norms), 1 / alpha, norms.max()
     lengths: Array = (norms / top) ** ((1 - alpha) / (1 + alpha))  # of w_i g_i, were they orthogonal
     matrix = semidefinite(cosines)
+    if not independent(matrix) and cancelling(matrix, FLAT) is not None:
+        return np.zeros(n)
     scaled = matrix * lengths * lengths[:, None]
-    rounding, target = 4 * n * EPS * np.abs(scaled), lengths**2
+    target = lengths**2
     ray = float(scaled.sum() / target.sum())
     z: Array = np.full(n, ray ** (-1 / (1 + power)) if ray > EPS else 1.0)
     scale = float(target.sum())
@@ -37,19 +38,14 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
         return float(z @ scaled @ z / 2 - target @ utility)
 
     for turn in range(500):
-        if vanishes(matrix, lengths * z, NOTHING) or (turn == 30 and _stationary(matrix)):
-            return np.zeros(n)
         fair = target * z**-power
         gradient = scaled @ z - fair
-        accurate = float(np.abs(gradient / fair).max())
-        limit = float((rounding @ z / fair).max())  # below which the residual is rounding
-        if accurate <= max(1e-12, min(1e-7, limit) if turn < PATIENCE else limit):
+        if float(np.abs(gradient / fair).max()) <= 1e-12:
             break
-        if turn > 3 * PATIENCE and accurate <= 1e-4:
-            break  # nearly opposite gradients: rounding lets no step improve on it
         hessian = scaled.copy()
         hessian.flat[:: n + 1] += power * fair / z
-        step = np.linalg.solve(hessian, -gradient)
+        units = 1 / np.sqrt(hessian.diagonal())
+        step = np.linalg.solve(hessian * units * units[:, None], -gradient * units) * units
         slope = float(gradient @ step)
         shrink = float((-step / z).max())
         size = 0.9 / shrink if shrink > 0.9 else 1.0
@@ -58,11 +54,12 @@ def fair_weights(cosines: Array, norms: Array, alpha: float) -> Array:
             while value(z + size * step) > now + 0.1 * size * slope and size > 1e-12:
                 size /= 2
         z = z + size * step
-        if size == 1 and float(np.abs(step / z).max()) <= 1e-10:
-            break  # the weights stand still, though some equations may be below rounding
+        moved = float(np.abs(size * step / z).max())
+        if size == 1 and (moved <= 1e-10 or (turn > PATIENCE and -slope <= 1e-15 * scale)):
+            break  # the weights stand still, or what they move by is below rounding
     else:
-        raise ConvergenceError(f"the fair weights of {n} losses were not found: a relative residual of {accurate:.1e}")
-    weights: Array = lengths * z / norms * top ** ((1 - alpha) / (1 + alpha))
+        raise ConvergenceError(f"the fair weights of {n} losses were not found: they still move by {moved:.1e}")
+    weights: Array = lengths * z / real * top ** ((1 - alpha) / (1 + alpha))
     return weights
 
 
@@ -71,13 +68,8 @@ def as_long_as_the_sum(weights: Array, cosines: Array, norms: Array) -> Array:
 
     The sum cannot vanish unless the hull of the gradients holds zero, where the weights are zeros.
     """
-    parts = weights * norms
+    parts, cosines = weights * norms, semidefinite(cosines)
     if not parts.any():
         return weights
     scaled: Array = weights * (length(cosines, norms) / length(cosines, parts))
     return scaled
-
-
-def _stationary(cosines: Array) -> bool:
-    """Whether the hull of the gradients holds zero."""
-    return vanishes(cosines, lowest_in_hull(cosines, np.ones(len(cosines))), NOTHING)

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 EPS = float(np.finfo(np.float64).eps)
-RIDGE = 1e-10  # of a unit diagonal: makes a singular system solvable, and its solution unique
+REGULAR = 1e-6  # a least eigenvalue of unit vectors' products that leaves ten digits to what is divided by it
+FLAT = 1e-8  # of the squared lengths: rounding of float32 gradients cannot tell less from zero
+SHORTEST = 1e-20  # beside the longest gradient: what is shorter has no digit in common with it
+NOTHING = 1e-10  # of the squared parts: a combination as short as that has cancelled
 
 
 def length(cosines: Array, z: Array) -> float:
@@ -18,19 +21,38 @@ def length(cosines: Array, z: Array) -> float:
     return math.sqrt(max(float(z @ cosines @ z), 0.0))
 
 
-def vanishes(cosines: Array, z: Array, share: float = 1e-12) -> bool:
+def within_range(norms: Array) -> Array:
+    """Lengths whose ratios and their squares can be computed with: for those far below all others a longer one."""
+    longer: Array = np.maximum(norms, SHORTEST * norms.max())
+    return longer
+
+
+def vanishes(cosines: Array, z: Array, share: float = NOTHING) -> bool:
     """Whether the combination z of unit vectors is zero up to what their products can tell."""
     return float(z @ cosines @ z) <= share * float(z @ z)
+
+
+def independent(cosines: Array) -> bool:
+    """Whether the unit vectors are far from dependent, so that systems of their products can simply be solved."""
+    if len(cosines) == 2:
+        return bool(abs(cosines[0, 1]) <= 1 - REGULAR)
+    shifted = cosines.copy()
+    shifted.flat[:: len(cosines) + 1] -= REGULAR
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def semidefinite(cosines: Array) -> Array:
     """``cosines`` itself if it is positive semidefinite up to rounding, else the nearest such matrix."""
     if len(cosines) == 2 and abs(cosines[0, 1]) <= 1:
         return cosines
-    ridged = cosines.copy()
-    ridged.flat[:: len(cosines) + 1] += RIDGE
+    raised = cosines.copy()
+    raised.flat[:: len(cosines) + 1] += 1e-12
     try:
-        np.linalg.cholesky(ridged)
+        np.linalg.cholesky(raised)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(cosines)
         nearest: Array = (vectors * values.clip(0)) @ vectors.T
@@ -42,15 +64,11 @@ def equal_products(cosines: Array) -> Array:
     """The smallest z for which ``cosines @ z`` is as near to all ones as it can be."""
     ones = np.ones(len(cosines))
     z: Array
-    try:
+    if independent(cosines):
         z = np.asarray(np.linalg.solve(cosines, ones), np.float64)
-    except np.linalg.LinAlgError:
-        pass
-    else:
-        if np.abs(z).max() < 1e5:
-            return z
+        return z
     values, vectors = np.linalg.eigh(cosines)
-    kept = values > RIDGE * len(cosines)
+    kept = values > 10 * FLAT  # each is divided by, and nine digits are to be left
     basis: Array = vectors[:, kept]
-    smallest: Array = basis @ ((basis.T @ ones) / values[kept])
-    return smallest
+    z = basis @ ((basis.T @ ones) / values[kept])
+    return z
