@@ -490,3 +490,16 @@ def test_groups_are_whole_again_after_an_optimizer_that_fails():
     with pytest.raises(cograd.errors.PartialStepError):
         joint.step(X)
     assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+
+
+@pytest.mark.parametrize("phases", [None, cograd.alternate("a", "b")], ids=["at once", "in turns"])
+def test_a_loss_of_a_model_that_its_function_freezes_is_not_looked_for_behind_a_cut(phases):
+    def freezes(m, x):
+        m["a"].requires_grad_(False)
+        return {"y": m["a"](x).square().mean(), "z": m["b"](torch.ones(2, 4)).square().mean()}
+
+    joint = Joint(models=networks(), losses=freezes, trains={"y": "a", "z": "b"}, optimizers=MOMENTUM, phases=phases)
+    with pytest.raises(ModelError, match=r"switches off requires_grad of a.weight \(and 1 more\)") as caught:
+        joint.step(X)
+    assert "detach" not in str(caught.value)
+    assert all(p.requires_grad for p in joint.models["a"].parameters())

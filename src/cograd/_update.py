@@ -395,6 +395,8 @@ class Update:
                 if loss.grad_fn is not None or (loss.requires_grad and any(loss is p for p in self._mine)):
                     found.losses[name] = loss
                 else:
+                    if not all([p.requires_grad for p in self._mine]):  # that is why, and no cut is to be found
+                        refuse_flags(self.phase, self.setup.models, self._mine, ())
                     self._expect.sit_out(name, no_graph(name, loss))
         if found.metrics.keys() & before:  # callables that turned out to give metrics: no rule must count them
             self.setup.only_logged(found.metrics.keys())
