@@ -12,13 +12,17 @@ from torch import Tensor
 Number = Tensor | float
 
 
-def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tensor]:
+def alarms(scalars: Sequence[Number], gradients: Sequence[Tensor]) -> list[Tensor]:
     """One tensor per device that is not 0 if something there is NaN or infinite. Waits for nothing.
 
     Args:
         scalars: losses, weights, norms; detached.
         gradients: dense or sparse. Each is multiplied by one in place, which changes no bit of it.
     """
+    values = [x for x in scalars if isinstance(x, Tensor)]
+    numbers = [x for x in scalars if not isinstance(x, Tensor)]
+    if values and _alike(values[0], values, gradients) and all(map(math.isfinite, numbers)):
+        return [_alarm(values[0].device, [*gradients, torch.stack(values)])]  # nearly always, and cheap beside a step
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     kind: tuple[torch.device, torch.dtype] | None = None
     for gradient in gradients:
@@ -28,14 +32,28 @@ def alarms(scalars: Iterable[Number], gradients: Iterable[Tensor]) -> list[Tenso
             kind = gradient.device, gradient.dtype
             own = kinds.setdefault(kind, [])
         own.append(gradient)
-    for kind, values in _by_kind(scalars).items():
-        kinds.setdefault(kind, []).append(torch.stack(values))
+    for kind, own in _by_kind(scalars).items():
+        kinds.setdefault(kind, []).append(torch.stack(own))
     found: dict[torch.device, Tensor] = {}
     for (device, _), tensors in kinds.items():
-        if device not in found:
-            found[device] = torch.zeros(1, device=device, dtype=torch.float32)
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found[device], _one(device))
+        found[device] = _alarm(device, tensors, found.get(device))
     return list(found.values())
+
+
+def _alike(first: Tensor, *several: Sequence[Tensor]) -> bool:
+    """Whether all are dense, real, of one type and on one device, and may be written to."""
+    dtype, device = first.dtype, first.device
+    for tensors in several:
+        for t in tensors:
+            if t.dtype is not dtype or t.device != device or t.is_sparse or t.requires_grad:
+                return False
+    return not dtype.is_complex
+
+
+def _alarm(device: torch.device, tensors: list[Tensor], alarm: Tensor | None = None) -> Tensor:
+    alarm = torch.zeros(1, device=device, dtype=torch.float32) if alarm is None else alarm
+    torch._amp_foreach_non_finite_check_and_unscale_(tensors, alarm, _one(device))
+    return alarm
 
 
 def sounded(found: Sequence[Tensor]) -> bool:
